@@ -1,0 +1,1 @@
+"""What may be chosen: domains of a choice, standard library only."""

@@ -1,0 +1,148 @@
+"""AttentionPartition: how the GPUs of a stage share attention, and which partitions a stage of a given width may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from search_spaces.sizes import Sizes, divisors, share
+
+Order = Literal["segments_inner", "heads_inner"]
+Softmax = Literal["replicated", "scattered"]
+Projection = Literal["row", "gather"]
+
+ORDERS: tuple[Order, ...] = ("segments_inner", "heads_inner")
+SOFTMAXES: tuple[Softmax, ...] = ("replicated", "scattered")
+PROJECTIONS: tuple[Projection, ...] = ("row", "gather")
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPartition:
+    """A grid of batch_parts x context_parts x head_groups x dimension_segments GPUs.
+
+    GPU ((a * context_parts + c) * head_groups + i) * dimension_segments + j of the stage holds head group i and
+    segment j for batch part a and context part c; with `order` heads_inner, i and j change places.
+    `heads_per_group` empty means as even as can be, larger groups first. `score_reduce` false leaves the partial
+    scores of the segments unsummed: it can be written and priced, but it does not compute attention.
+    `sequence_parallel` keeps the residual stream split by tokens over all GPUs of the stage.
+    """
+
+    head_groups: int = 1
+    dimension_segments: int = 1
+    batch_parts: int = 1
+    context_parts: int = 1
+    heads_per_group: tuple[int, ...] = ()
+    order: Order = "segments_inner"
+    score_reduce: bool = True
+    softmax: Softmax = "replicated"
+    output_projection: Projection = "row"
+    sequence_parallel: bool = False
+
+    @property
+    def ways(self) -> int:
+        """GPUs in the grid."""
+        return self.head_groups * self.dimension_segments * self.batch_parts * self.context_parts
+
+    def heads(self, total: int) -> tuple[int, ...]:
+        """Heads of each group."""
+        return self.heads_per_group or tuple(share(total, self.head_groups, i) for i in range(self.head_groups))
+
+
+def kv_heads_of_groups(heads_per_group: tuple[int, ...], heads: int, kv_heads: int) -> tuple[int, ...]:
+    """KV heads that each head group needs: those whose query heads it holds any of (a cut KV group is copied)."""
+    per_kv, first, found = heads // kv_heads, 0, []
+    for count in heads_per_group:
+        found.append((first + count - 1) // per_kv - first // per_kv + 1)
+        first += count
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionDomain:
+    """The values that stay open for each field of an attention partition; None means every legal value."""
+
+    head_groups: tuple[int, ...] | None = None
+    dimension_segments: tuple[int, ...] | None = None
+    batch_parts: tuple[int, ...] | None = None
+    context_parts: tuple[int, ...] | None = None
+    heads_per_group: tuple[tuple[int, ...], ...] | None = None
+    order: tuple[Order, ...] | None = None
+    score_reduce: tuple[bool, ...] = (True,)
+    softmax: tuple[Softmax, ...] | None = None
+    output_projection: tuple[Projection, ...] | None = None
+    sequence_parallel: tuple[bool, ...] | None = None
+
+    def partitions(self, sizes: Sizes, ways: int) -> Iterator[AttentionPartition]:
+        """Every canonical partition of a stage of `ways` GPUs, in a fixed order.
+
+        Canonical: a field that changes nothing (the order of a grid with one row, say) has its default value. When
+        such a field is pinned to another value, the pin is taken to be met.
+        """
+        for batch_parts, context_parts, groups, segments in self._grids(sizes, ways):
+            tensor = groups * segments
+            splits = [()] if self.heads_per_group is None else [s for s in self.heads_per_group if _fits(s, sizes, groups)]
+            orders = _open(self.order, ORDERS, groups > 1 and segments > 1)
+            reduces = self.score_reduce if segments > 1 else (True,)
+            projections = _open(self.output_projection, PROJECTIONS, tensor > 1)
+            sequence = _open(self.sequence_parallel, (False, True), _tokens_ways(sizes, context_parts, tensor) > 1)
+            for split in splits:
+                for order in orders:
+                    for reduce in reduces:
+                        for softmax in _open(self.softmax, SOFTMAXES, segments > 1 and reduce):
+                            for projection in projections:
+                                for parallel in sequence:
+                                    yield AttentionPartition(
+                                        groups, segments, batch_parts, context_parts, split, order, reduce, softmax,
+                                        projection, parallel,
+                                    )  # fmt: skip
+
+    def _grids(self, sizes: Sizes, ways: int) -> Iterator[tuple[int, int, int, int]]:
+        for batch_parts in divisors(ways):
+            for context_parts in divisors(ways // batch_parts):
+                rest = ways // batch_parts // context_parts
+                for groups in divisors(rest):
+                    grid = (batch_parts, context_parts, groups, rest // groups)
+                    if self._allows(*grid) and legal_grid(sizes, *grid):
+                        yield grid
+
+    def _allows(self, batch_parts: int, context_parts: int, groups: int, segments: int) -> bool:
+        pairs = (
+            (self.batch_parts, batch_parts),
+            (self.context_parts, context_parts),
+            (self.head_groups, groups),
+            (self.dimension_segments, segments),
+        )
+        return all(allowed is None or value in allowed for allowed, value in pairs)
+
+
+def legal_grid(sizes: Sizes, batch_parts: int, context_parts: int, groups: int, segments: int) -> bool:
+    """Whether a grid can hold the model: a head in every group, a RoPE pair in every segment, equal token parts.
+
+    Context parts and segments exclude each other; absorbed latent attention (decode) has no segments.
+    """
+    if groups > sizes.heads or segments > min(sizes.head_dim // 2, sizes.v_head_dim):
+        return False
+    if segments > 1 and (context_parts > 1 or (sizes.latent and sizes.phase == "decode")):
+        return False
+    if sizes.batch % batch_parts:
+        return False
+    if sizes.phase == "prefill":
+        return sizes.query_length % context_parts == 0 and (context_parts == 1 or sizes.context_prefill)
+    return context_parts <= sizes.kv_length
+
+
+def _tokens_ways(sizes: Sizes, context_parts: int, tensor: int) -> int:
+    """GPUs that hold the same tokens: in decode the context parts do, too."""
+    return tensor * context_parts if sizes.phase == "decode" else tensor
+
+
+def _fits(split: tuple[int, ...], sizes: Sizes, groups: int) -> bool:
+    return len(split) == groups and sum(split) == sizes.heads
+
+
+def _open(allowed: tuple[object, ...] | None, values: tuple[object, ...], matters: bool) -> tuple:  # type: ignore[type-arg]
+    """The values a field may take: the allowed ones, or its default alone where the field changes nothing."""
+    if not matters:
+        return values[:1]
+    return values if allowed is None else tuple(v for v in values if v in allowed)

@@ -1,0 +1,85 @@
+"""ExpertPlacement: where the experts of a mixture live, and how tokens reach them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from search_spaces.sizes import Sizes, divisors, share
+
+Form = Literal["local", "dispatch", "separate"]
+RouterSide = Literal["attention", "expert"]
+
+FORMS: tuple[Form, ...] = ("local", "dispatch")
+ROUTER_SIDES: tuple[RouterSide, ...] = ("attention", "expert")
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertPlacement:
+    """Experts over groups of `tensor_ways` consecutive GPUs.
+
+    local: every GPU sees all tokens and computes its own experts, the partial outputs are summed. dispatch: tokens are
+    split over the GPUs and travel to their experts and back. separate: the experts have GPUs of their own, `devices` of
+    them, after the attention GPUs of the stage. `placement[e]` lists the groups that hold expert e (several = replicas
+    that share its load); empty means consecutive experts, as even as can be, larger groups first.
+    """
+
+    form: Form = "local"
+    tensor_ways: int = 1
+    devices: int = 0
+    placement: tuple[tuple[int, ...], ...] = ()
+    router_side: RouterSide = "attention"
+
+    def groups(self, experts: int, ways: int) -> tuple[tuple[int, ...], ...]:
+        """The groups of every expert, the default placement spelled out; `ways` GPUs hold experts."""
+        return self.placement or contiguous_placement(experts, ways // self.tensor_ways)
+
+
+def contiguous_placement(experts: int, groups: int) -> tuple[tuple[int, ...], ...]:
+    """Consecutive experts per group, as even as can be, the larger groups first."""
+    placed: list[tuple[int, ...]] = []
+    for group in range(groups):
+        placed += [(group,)] * share(experts, groups, group)
+    return tuple(placed)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertDomain:
+    """The values that stay open for each field of an expert placement; None means every legal value."""
+
+    form: tuple[Form, ...] | None = None
+    tensor_ways: tuple[int, ...] | None = None
+    devices: tuple[int, ...] | None = None
+    placement: tuple[tuple[tuple[int, ...], ...], ...] | None = None
+    router_side: tuple[RouterSide, ...] | None = None
+
+    def shared(self, sizes: Sizes, ways: int) -> Iterator[ExpertPlacement]:
+        """Placements on the GPUs of a stage that computes attention and experts, in a fixed order."""
+        for form in FORMS:
+            if (self.form is None or form in self.form) and not (form == "dispatch" and ways == 1):
+                yield from self._placed(sizes, ways, form, 0, "attention")
+
+    def separate(self, sizes: Sizes, ways: int) -> Iterator[ExpertPlacement]:
+        """Placements on `ways` GPUs that hold experts alone, in a fixed order."""
+        if (self.form is not None and "separate" not in self.form) or (self.devices is not None and ways not in self.devices):
+            return
+        for side in ROUTER_SIDES:
+            if self.router_side is None or side in self.router_side:
+                yield from self._placed(sizes, ways, "separate", ways, side)
+
+    def _placed(self, sizes: Sizes, ways: int, form: Form, devices: int, side: RouterSide) -> Iterator[ExpertPlacement]:
+        for tensor_ways in divisors(ways):
+            groups = ways // tensor_ways
+            if (self.tensor_ways is not None and tensor_ways not in self.tensor_ways) or tensor_ways > sizes.expert_hidden:
+                continue
+            for placement in [()] if self.placement is None else self.placement:
+                if groups <= sizes.experts if not placement else legal_placement(placement, sizes.experts, groups):
+                    yield ExpertPlacement(form, tensor_ways, devices, placement, side)
+
+
+def legal_placement(placement: tuple[tuple[int, ...], ...], experts: int, groups: int) -> bool:
+    """Whether every expert has at least one group and no group twice."""
+    return len(placement) == experts and all(
+        held and len(set(held)) == len(held) and all(0 <= g < groups for g in held) for held in placement
+    )

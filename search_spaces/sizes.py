@@ -1,0 +1,53 @@
+"""Sizes: the plain integers that a choice may depend on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What a search space knows of a problem: integers only, never a price.
+
+    `dense` and `moe` say whether the model has layers of that kind. `query_length` is the tokens of one sequence that
+    pass through the model at once (1 in decode), `kv_length` the keys a query may see.
+    `kind_of_device` and `domain_of_device` number the GPU kind and the scale-up domain of every rank.
+    """
+
+    phase: Literal["prefill", "decode"]
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    v_head_dim: int
+    latent: bool
+    dense: bool
+    moe: bool
+    ffn_hidden: int
+    experts: int
+    expert_hidden: int
+    top_k: int
+    vocab: int
+    batch: int
+    query_length: int
+    kv_length: int
+    kind_of_device: tuple[int, ...]
+    domain_of_device: tuple[int, ...]
+    context_prefill: bool = True
+
+    @property
+    def devices(self) -> int:
+        """Number of GPUs."""
+        return len(self.kind_of_device)
+
+
+def share(total: int, parts: int, index: int) -> int:
+    """Items of part `index` when `total` items go to `parts` parts as evenly as can be, the larger parts first."""
+    return (total + parts - 1 - index) // parts
+
+
+def divisors(number: int) -> tuple[int, ...]:
+    """All divisors of a positive number, ascending."""
+    small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
+    return tuple(sorted({*small, *(number // d for d in small)}))

@@ -1,0 +1,81 @@
+"""StageSplit: which layers and GPUs form each pipeline stage, how many replicas and micro-batches there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from search_spaces.attention import AttentionPartition
+from search_spaces.experts import ExpertPlacement
+from search_spaces.sizes import Sizes, divisors
+
+
+@dataclass(frozen=True, slots=True)
+class StageChoice:
+    """One pipeline stage: how many layers, which ranks of the first replica (attention GPUs before expert GPUs)."""
+
+    layers: int
+    devices: tuple[int, ...]
+    attention: AttentionPartition = field(default_factory=AttentionPartition)
+    mlp_ways: int = 1
+    experts: ExpertPlacement | None = None
+
+    @property
+    def separate(self) -> bool:
+        """Whether the experts have GPUs of their own."""
+        return self.experts is not None and self.experts.form == "separate"
+
+    @property
+    def attention_devices(self) -> tuple[int, ...]:
+        """Ranks that compute attention (and everything but the experts, where those are apart)."""
+        apart = self.experts.devices if self.experts is not None and self.separate else 0
+        return self.devices[: len(self.devices) - apart]
+
+    @property
+    def expert_devices(self) -> tuple[int, ...]:
+        """Ranks that hold experts."""
+        return self.devices[len(self.attention_devices) :] if self.separate else self.devices
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A point of a space. Replica r uses the ranks of replica 0 plus r times the replica stride.
+
+    `in_flight` is the number of micro-batches in one wave where attention and experts are apart (1 otherwise).
+    """
+
+    replicas: int
+    micro_batches: int
+    stages: tuple[StageChoice, ...]
+    in_flight: int = 1
+
+
+def replica_stride(sizes: Sizes, replicas: int) -> int | None:
+    """Ranks from one replica's block to the next: the most that lets all blocks look alike, None where none does.
+
+    Blocks look alike when each has the same GPU kinds and is cut by scale-up domains at the same places.
+    """
+    for stride in range(sizes.devices // replicas, 0, -1):
+        if len({block_pattern(sizes, r * stride, stride) for r in range(replicas)}) == 1:
+            return stride
+    return None
+
+
+def block_pattern(sizes: Sizes, first: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What a block of consecutive ranks looks like from inside: GPU kinds, and domains renumbered from zero."""
+    domains = sizes.domain_of_device[first : first + width]
+    renumbered = {d: i for i, d in enumerate(dict.fromkeys(domains))}
+    return sizes.kind_of_device[first : first + width], tuple(renumbered[d] for d in domains)
+
+
+def replica_counts(sizes: Sizes, allowed: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Replica counts that divide the batch and leave a GPU for each replica."""
+    return tuple(
+        r
+        for r in divisors(sizes.batch)
+        if r <= sizes.devices and (allowed is None or r in allowed) and replica_stride(sizes, r) is not None
+    )
+
+
+def micro_batch_counts(sizes: Sizes, replicas: int, allowed: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Micro-batch counts that divide the batch of one replica."""
+    return tuple(m for m in divisors(sizes.batch // replicas) if allowed is None or m in allowed)
