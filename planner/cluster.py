@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link as one GPU sees it: bytes/s in one direction and start-up latency in seconds."""
+
+    name: str
+    bandwidth: float
+    latency_s: float
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +23,8 @@ class GpuKind:
 
     `peak_flops` is the dense peak per dtype in FLOP/s, `memory_bytes` what a program can address,
     `memory_bandwidth` in bytes/s. `price_per_hour` is in US dollars, an assumption unless its source says otherwise.
+    `scale_up` and `network` are the links of its usual build: `domain_size` GPUs share one scale-up domain,
+    `gpus_per_node` share a server (four of the 72 in an NVL72 rack).
     """
 
     name: str
@@ -23,16 +36,11 @@ class GpuKind:
     price_per_hour: float = 0.0
     also_called: tuple[str, ...] = ()
     price_source: str = "assumed"
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A link as one GPU sees it: bytes/s in one direction and start-up latency in seconds."""
-
-    name: str
-    bandwidth: float
-    latency_s: float
-    source: str
+    generation: str = ""
+    scale_up: Link | None = None
+    network: Link | None = None
+    domain_size: int = 8
+    gpus_per_node: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,8 @@ class Domain:
 class Cluster:
     """All GPUs by rank: `device_kinds[rank]` names the GPU kind; every rank is in exactly one domain.
 
-    Two tiers: inside a domain its link, between domains `network` (per GPU).
+    Two tiers: inside a domain its link, between domains `network`: its bandwidth is that of one adapter, and a GPU
+    drives one. `nics_per_node` = 0 means an adapter for every GPU; fewer are shared by the GPUs of a node.
     """
 
     name: str
@@ -57,6 +66,7 @@ class Cluster:
     network: Link
     gpus_per_node: int = 8
     sources: tuple[str, ...] = field(default=())
+    nics_per_node: int = 0
 
     @property
     def size(self) -> int:
@@ -75,3 +85,12 @@ class Cluster:
     def kind_of(self, rank: int) -> GpuKind:
         """The GPU kind of one rank."""
         return self.kinds[self.device_kinds[rank]]
+
+    @property
+    def adapters_per_gpu(self) -> float:
+        """Network adapters for each GPU of a node: 1 unless a node has fewer adapters than GPUs."""
+        return min(1.0, self.nics_per_node / self.gpus_per_node) if self.nics_per_node else 1.0
+
+    def price_per_hour(self) -> float:
+        """Price of all GPUs for one hour, in US dollars."""
+        return sum(count * self.kinds[name].price_per_hour for name, count in Counter(self.device_kinds).items())
