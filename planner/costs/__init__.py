@@ -1,0 +1,9 @@
+"""Prices: seconds of operators (Get_Time) and of collectives, each number tagged with where it comes from."""
+
+from __future__ import annotations
+
+from planner.costs.collectives import Collectives
+from planner.costs.get_time import GetTime, Roofline
+from planner.costs.groups import GroupShape, cluster_links, group_shape
+
+__all__ = ["Collectives", "GetTime", "GroupShape", "Roofline", "cluster_links", "group_shape"]
