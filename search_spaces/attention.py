@@ -129,7 +129,7 @@ def legal_grid(sizes: Sizes, batch_parts: int, context_parts: int, groups: int, 
         return False
     if sizes.phase == "prefill":
         return sizes.query_length % context_parts == 0 and (context_parts == 1 or sizes.context_prefill)
-    return context_parts <= sizes.kv_length
+    return context_parts <= sizes.kv_length and context_parts * groups <= sizes.heads
 
 
 def _tokens_ways(sizes: Sizes, context_parts: int, tensor: int) -> int:

@@ -1,0 +1,150 @@
+"""Pricer: seconds of every operator of the graph on a cluster, and of a whole role, elementwise over rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.cluster import Cluster
+from planner.costs.collectives import Collectives
+from planner.costs.get_time import GetTime, Roofline
+from planner.costs.groups import GroupShape, group_shape
+from planner.graph.ops import COLLECTIVES, Group, Kind, Op, Role, Store
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Site = tuple[int, ...]
+"""The ranks of a stage, in the order of its grid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sites:
+    """Where rows live: row i runs on the GPUs `places[index[i]]`, all of GPU kind `kind`."""
+
+    places: tuple[Site, ...]
+    index: Ints
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoleBill:
+    """What a role costs per row: seconds, weight bytes, peak bytes of live tensors (`at_peak` by store), bytes sent."""
+
+    seconds: Array
+    weight_bytes: Array
+    peak_bytes: Array
+    at_peak: dict[Store, Array]
+    sent_bytes: Array
+    kv_bytes: Array
+
+
+class Pricer:
+    """Prices operators: compute by the GetTime of each GPU kind, collectives by the actual set of GPUs."""
+
+    def __init__(self, cluster: Cluster, sources: dict[str, GetTime] | None = None) -> None:
+        self.cluster = cluster
+        self.collectives = Collectives(cluster)
+        self.sources: dict[str, GetTime] = {name: Roofline(kind) for name, kind in cluster.kinds.items()}
+        self.sources.update(sources or {})
+        self._shapes: dict[tuple[Site, int, int], GroupShape] = {}
+
+    def shape(self, site: Site, stride: int, size: int) -> GroupShape:
+        """Shape of the family of groups of `size` GPUs, `stride` places apart, in a stage."""
+        key = (site, stride, size)
+        if key not in self._shapes:
+            self._shapes[key] = group_shape(self.cluster, families(site, stride, size))
+        return self._shapes[key]
+
+    def seconds(self, op: Op, sites: Sites) -> Array:
+        """Seconds of one operator per row; 0 where it is absent."""
+        source = self.sources[sites.kind]
+        if op.kind in (Kind.MATMUL, Kind.GROUPED):
+            price = source.get_time if op.kind == Kind.MATMUL else source.grouped
+            found = price(op.m, op.k, op.n, op.batch, op.dtype)
+        elif op.attention is not None:
+            a = op.attention
+            found = source.attention(
+                a.batch, a.heads, a.kv_heads, a.q_len, a.kv_len, a.qk_dim, a.v_dim, a.causal, op.dtype, None, a.shared_kv
+            )
+        elif op.kind in COLLECTIVES:
+            if op.group is None:
+                raise ValueError(f"collective {op.name} has no group")
+            name = op.kind.value
+            found = self.collectives.time(name, op.bytes, self._row_shapes(op.group, sites, op.kind == Kind.SEND))
+        else:
+            found = source.elementwise(op.bytes)
+        return np.where(np.asarray(op.exists, dtype=bool), found, 0.0)
+
+    def bill(self, role: Role, sites: Sites) -> RoleBill:
+        """Seconds (longest path over both streams), memory and traffic of a role per row."""
+        rows = sites.index.shape
+        seconds = self._longest_path(role, [np.broadcast_to(self.seconds(op, sites), rows) for op in role.ops])
+        weights, sent = np.zeros(rows), np.zeros(rows)
+        for op in role.ops:
+            for shard in op.weights:
+                weights = weights + shard.bytes
+            if op.group is not None:
+                size = np.asarray(op.group.size, dtype=np.float64)
+                sent = sent + np.asarray(op.bytes) * np.asarray(op.exists) * (size > 1)
+        peak, at_peak = live_peak(role, rows)
+        return RoleBill(seconds, weights, peak, at_peak, np.broadcast_to(sent, rows), np.broadcast_to(role.kv_bytes, rows))
+
+    def _longest_path(self, role: Role, durations: Sequence[Array]) -> Array:
+        """When the last operator of a role ends: streams run in order, and an operator waits for its inputs."""
+        free: dict[str, Array] = {}
+        ready: dict[str, Array] = {}
+        for op, duration in zip(role.ops, durations, strict=True):
+            start = free.get(op.stream, np.zeros(()))
+            for name in op.inputs:
+                if name in ready:
+                    start = np.maximum(start, ready[name])
+            free[op.stream] = ready[op.output.name] = start + duration
+        return np.asarray(np.maximum(free.get("compute", 0.0), free.get("transfer", 0.0)))
+
+    def _row_shapes(self, group: Group, sites: Sites, pairwise: bool) -> GroupShape:
+        """The group shapes of all rows as arrays; a pairwise transfer counts as two ranks."""
+        rows = sites.index.shape
+        stride, size = np.broadcast_to(group.stride, rows), np.broadcast_to(group.size, rows)
+        base = 1 + int(max(stride.max(initial=1), size.max(initial=1)))
+        keys, inverse = np.unique((sites.index * base + stride) * base + size, return_inverse=True)
+        found = [self.shape(sites.places[int(k) // base // base], int(k) // base % base, int(k) % base) for k in keys]
+        ranks, domains = [s.ranks for s in found], [s.domains for s in found]
+        widest = [s.per_domain for s in found]
+        if pairwise:
+            ranks, domains, widest = [min(2, r) for r in ranks], [min(2, d) for d in domains], [1] * len(found)
+        columns = (ranks, domains, widest, [s.crossing for s in found], [s.narrowest for s in found], [s.link for s in found])
+        return GroupShape(*(np.asarray(column)[inverse] for column in columns))
+
+
+def families(site: Site, stride: int, size: int) -> tuple[Site, ...]:
+    """The groups of `size` places, `stride` apart, that partition the places of a stage."""
+    block = stride * size
+    return tuple(site[at + x : at + x + block : stride][:size] for at in range(0, len(site), block) for x in range(stride))
+
+
+def live_peak(role: Role, rows: tuple[int, ...]) -> tuple[Array, dict[Store, Array]]:
+    """Most bytes of tensors alive at once while a role runs, and what they are at that moment, per row.
+
+    A tensor lives from its producer to its last reader; the residual input `x` lives throughout.
+    """
+    last: dict[str, int] = {name: at for at, op in enumerate(role.ops) for name in op.inputs}
+    sizes: dict[str, tuple[Array, Store]] = {} if role.x is None else {role.x.name: (role.x.bytes, role.x.store)}
+    peak = np.full(rows, -1.0)
+    at_peak = {store: np.zeros(rows) for store in Store}
+    for at, op in enumerate(role.ops):
+        present = np.asarray(op.exists, dtype=np.float64)
+        if op.group is not None:
+            present = present * (np.asarray(op.group.size) > 1)
+        held = sizes.get(op.output.name, (np.zeros(()), op.output.store))[0]
+        sizes[op.output.name] = (np.maximum(held, op.output.bytes * present), op.output.store)
+        now = {store: np.zeros(rows) for store in Store}
+        for name, (amount, store) in sizes.items():
+            now[store] = now[store] + np.where(last.get(name, at) >= at, amount, 0.0)
+        total = np.sum([now[store] for store in Store], axis=0)
+        higher = total > peak
+        peak = np.where(higher, total, peak)
+        at_peak = {store: np.where(higher, now[store], at_peak[store]) for store in Store}
+    return np.maximum(peak, 0.0), at_peak

@@ -1,0 +1,149 @@
+"""Mixture-of-experts roles: experts local to replicated tokens, reached by dispatch, or on GPUs of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from planner.graph.context import RoleContext
+from planner.graph.layouts import gather_tokens, shard_tokens, sum_partials
+from planner.graph.mlp import gated_ffn, residual_tail
+from planner.graph.ops import Group, Kind, Layout, Op, Role, Size, Store, Tensor
+from planner.graph.rows import Ints, MoeRows, share
+from planner.model import Layer
+
+
+def local_role(ctx: RoleContext, layer: Layer, rows: MoeRows) -> Role:
+    """Every GPU sees all tokens and computes its own experts; partial outputs are summed over the stage."""
+    hidden, one = ctx.model.hidden, np.ones_like(rows.ways)
+    residual = _residual(ctx, rows)
+    everything = ctx.tensor("xg", rows.tokens, hidden)
+    ops = [ctx.norm("ffn_norm", "x", replace(residual, name="xn")), *_router(ctx, layer, "xn", residual.shape[0])]
+    ops.append(gather_tokens(ctx, "moe_gather", "xn", everything, rows.residual_shards, one, rows.ways))
+    ops += _experts(ctx, layer, rows, ("xg", "xn", "routes"))
+    partial = replace(ctx.tensor("moe_partial", rows.tokens, hidden), layout=Layout.PARTIAL)
+    parts: tuple[str, ...] = ("expert_partial",)
+    if layer.ffn.shared_hidden:
+        width = share(layer.ffn.shared_hidden, rows.ways, rows.index)
+        ops += gated_ffn(ctx, layer.ffn, "shared_", ("xg", "xn"), rows.tokens, width, "ffn")
+        parts = (*parts, "shared_partial")
+    moved = 2.0 * partial.bytes + ctx.tensor("", rows.routed, hidden).bytes
+    ops.append(Op("unpermute", Kind.ELEMENTWISE, (*parts, "routes"), partial, ctx.dtype, bytes=moved))
+    ops += sum_partials(ctx, "moe", partial, one, replace(residual, name="f"), rows.residual_shards, rows.ways)
+    return Role("moe", residual, (*ops, *residual_tail(ctx, layer, "ffn", "f", residual)))
+
+
+def dispatch_role(ctx: RoleContext, layer: Layer, rows: MoeRows) -> Role:
+    """Tokens are split over the GPUs of the stage, travel to the GPUs of their experts and come back."""
+    hidden = ctx.model.hidden
+    residual = _residual(ctx, rows)
+    own = shard_tokens(rows.tokens, rows.ways, rows.ways, rows.index)
+    ops = [ctx.norm("ffn_norm", "x", ctx.tensor("xn", own, hidden)), *_router(ctx, layer, "xn", own)]
+    sent = _sent_bytes(ctx, rows, own)
+    stage = Group("stage", 1, rows.ways)
+    arrived = Tensor("arrived", (rows.routed, hidden), ctx.dtype, store=Store.COMMUNICATION)
+    ops.append(Op("dispatch", Kind.ALL_TO_ALL, ("xn", "routes"), arrived, ctx.dtype, bytes=sent, group=stage))
+    ops += _experts(ctx, layer, rows, ("arrived", "xn"))
+    returned = Tensor("returned", (np.ceil(own * rows.spread).astype(np.int64), hidden), ctx.dtype, store=Store.COMMUNICATION)
+    ops.append(Op("combine", Kind.ALL_TO_ALL, ("expert_partial", "routes"), returned, ctx.dtype, bytes=sent, group=stage))
+    ops += _finish(ctx, layer, rows, residual, own, returned)
+    return Role("moe", residual, (*ops, *residual_tail(ctx, layer, "ffn", "f", residual)))
+
+
+def route_role(ctx: RoleContext, layer: Layer, rows: MoeRows, attention_router: bool) -> Role:
+    """Attention side before the tokens leave: norm, and the router where it sits here."""
+    own = shard_tokens(rows.tokens, rows.ways, rows.ways, rows.index)
+    ops = [ctx.norm("ffn_norm", "x", ctx.tensor("xn", own, ctx.model.hidden))]
+    if attention_router:
+        ops += _router(ctx, layer, "xn", own)
+    return Role("route", _residual(ctx, rows), tuple(ops))
+
+
+def expert_role(ctx: RoleContext, layer: Layer, rows: MoeRows, attention_router: bool) -> Role:
+    """Expert side: the router where it sits here, the experts, and the sum of each token's local parts."""
+    ops = [] if attention_router else list(_router(ctx, layer, "arrived", rows.tokens))
+    ops += _experts(ctx, layer, rows, ("arrived",) if attention_router else ("arrived", "routes"))
+    arrived = Tensor("arrived", (rows.routed, ctx.model.hidden), ctx.dtype, store=Store.COMMUNICATION)
+    return Role("experts", arrived, tuple(ops))
+
+
+def return_role(ctx: RoleContext, layer: Layer, rows: MoeRows) -> Role:
+    """Attention side after the experts: weighted sum of the returned parts, shared expert, residual."""
+    residual = _residual(ctx, rows)
+    own = shard_tokens(rows.tokens, rows.ways, rows.ways, rows.index)
+    arrived = np.ceil(own * rows.spread).astype(np.int64) * rows.tensor_ways
+    returned = Tensor("returned", (arrived, ctx.model.hidden), ctx.dtype, store=Store.COMMUNICATION)
+    ops = _finish(ctx, layer, rows, residual, own, returned)
+    return Role("return", residual, (*ops, *residual_tail(ctx, layer, "ffn", "f", residual)))
+
+
+def transfer_bytes(ctx: RoleContext, rows: MoeRows, attention_router: bool) -> tuple[Ints, Ints]:
+    """Bytes that the fullest attention GPU sends, and the fullest expert GPU receives, in one dispatch (combine: reversed).
+
+    With the router on the expert side every expert GPU gets every token.
+    """
+    own = share(rows.tokens, rows.ways, 0)
+    width = ctx.tensor("", 1, ctx.model.hidden).bytes
+    if attention_router:
+        sent = np.ceil(own * rows.spread) * rows.tensor_ways * width
+        return sent, np.minimum(rows.routed, rows.tokens) * width
+    return own * rows.expert_ways * width, rows.tokens * width
+
+
+def _residual(ctx: RoleContext, rows: MoeRows) -> Tensor:
+    return ctx.tensor("x", shard_tokens(rows.tokens, rows.residual_shards, rows.ways, rows.index), ctx.model.hidden)
+
+
+def _router(ctx: RoleContext, layer: Layer, source: str, tokens: Size) -> Iterator[Op]:
+    """Router scores and the choice of the top-k experts."""
+    experts, hidden = layer.ffn.experts, ctx.model.hidden
+    weight = ctx.shard("router", "router", hidden, experts)
+    scores = Tensor("router_scores", (tokens, experts), "fp32")
+    yield Op("router", Kind.MATMUL, (source,), scores, weight.dtype, m=tokens, k=hidden, n=experts, weights=(weight,))
+    yield ctx.elementwise("top_k", ("router_scores",), Tensor("routes", (tokens, layer.ffn.top_k), "fp32"), passes=2.0 * experts / layer.ffn.top_k)
+
+
+def _experts(ctx: RoleContext, layer: Layer, rows: MoeRows, inputs: tuple[str, ...]) -> Iterator[Op]:
+    """Permutation of tokens by expert, then the row's experts as grouped products of its columns."""
+    ffn, hidden = layer.ffn, ctx.model.hidden
+    width = share(ffn.hidden, rows.tensor_ways, rows.column)
+    each = -(-rows.routed // np.maximum(rows.active, 1))
+    sorted_tokens = ctx.tensor("permuted", rows.routed, hidden)
+    yield ctx.elementwise("permute", inputs, sorted_tokens)
+    inner = replace(ctx.tensor("", rows.routed, width), layout=Layout.HIDDEN)
+    names = ("expert_gate", "expert_up") if ffn.gated else ("expert_up",)
+    for name in names:
+        weights = [ctx.shard(name, "experts", rows.experts, hidden, width)]
+        if ffn.bias:
+            weights.append(ctx.shard(f"{name}_bias", "experts", rows.experts, width))
+        yield Op(f"{name}_proj", Kind.GROUPED, ("permuted",), replace(inner, name=name), weights[0].dtype, m=each, k=hidden,
+                 n=width, batch=rows.active, weights=tuple(weights))  # fmt: skip
+    active = replace(inner, name="expert_active")
+    yield ctx.elementwise("expert_activation", names, active, passes=len(names) + 1.0)
+    down = [ctx.shard("expert_down", "experts", rows.experts, width, hidden)]
+    if ffn.bias:
+        down.append(ctx.shard("expert_down_bias", "experts", rows.experts, hidden))
+    partial = replace(ctx.tensor("expert_partial", rows.routed, hidden), layout=Layout.PARTIAL)
+    yield Op("expert_down_proj", Kind.GROUPED, ("expert_active",), partial, down[0].dtype, m=each, k=width, n=hidden,
+             batch=rows.active, weights=tuple(down))  # fmt: skip
+
+
+def _sent_bytes(ctx: RoleContext, rows: MoeRows, own: Ints) -> np.ndarray:  # type: ignore[type-arg]
+    """Bytes one GPU holds for dispatch: each token goes once to every expert group it needs, to all its tensor ways."""
+    copies = np.ceil(own * rows.spread) * rows.tensor_ways
+    return copies * ctx.tensor("", 1, ctx.model.hidden).bytes
+
+
+def _finish(ctx: RoleContext, layer: Layer, rows: MoeRows, residual: Tensor, own: Ints, returned: Tensor) -> list[Op]:
+    """Weighted sum of returned parts, the shared expert on the GPU's own tokens (its weights copied), back to the residual split."""
+    hidden, parts, ops = ctx.model.hidden, ("returned",), []
+    if layer.ffn.shared_hidden:
+        ops += list(gated_ffn(ctx, layer.ffn, "shared_", ("xn",), own, layer.ffn.shared_hidden, "ffn"))
+        parts = ("returned", "shared_partial")
+    summed = ctx.tensor("fs", own, hidden)
+    ops.append(Op("unpermute", Kind.ELEMENTWISE, (*parts, "routes"), summed, ctx.dtype, bytes=returned.bytes + summed.bytes))
+    whole = replace(residual, name="f")
+    ops.append(gather_tokens(ctx, "moe_return", "fs", whole, rows.ways, rows.residual_shards, rows.ways))
+    return ops
