@@ -1,0 +1,83 @@
+"""Setting: a model, workload and cluster with everything derived from them that pricing needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from planner.cluster import Cluster
+from planner.costs.pricer import Pricer
+from planner.graph.context import RoleContext
+from planner.model import Layer, ModelSpec
+from planner.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKind:
+    """Layers that cost the same: equal structure and equal expert loads."""
+
+    layer: Layer
+    load: tuple[float, ...] = ()
+
+    @property
+    def moe(self) -> bool:
+        """Whether the FFN is a mixture of experts."""
+        return self.layer.ffn.kind == "moe"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is fixed while plans are compared."""
+
+    model: ModelSpec
+    workload: Workload
+    cluster: Cluster
+    pricer: Pricer
+
+    @cached_property
+    def context(self) -> RoleContext:
+        """What role builders need."""
+        return RoleContext(self.model, self.workload)
+
+    @cached_property
+    def layers(self) -> tuple[LayerKind, ...]:
+        """Every layer with its expert load (the rows of the workload's histogram go to MoE layers in turn)."""
+        loads, found, moe = self.workload.expert_load, [], 0
+        for layer in self.model.layers:
+            load: tuple[float, ...] = ()
+            if layer.ffn.kind == "moe" and loads:
+                load = loads[moe % len(loads)]
+                moe += 1
+            found.append(LayerKind(layer, load))
+        return tuple(found)
+
+    @cached_property
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """The different layers, in order of first appearance."""
+        return tuple(dict.fromkeys(self.layers))
+
+    @cached_property
+    def kind_of_layer(self) -> tuple[int, ...]:
+        """For each layer its index in `kinds`."""
+        index = {kind: i for i, kind in enumerate(self.kinds)}
+        return tuple(index[kind] for kind in self.layers)
+
+    @property
+    def query_length(self) -> int:
+        """Tokens of a sequence in one pass."""
+        return self.workload.query_length
+
+    @property
+    def has_embedding(self) -> bool:
+        """Whether the model starts from token ids."""
+        return self.model.vocab > 0
+
+    @property
+    def has_head(self) -> bool:
+        """Whether logits are computed."""
+        return self.model.vocab > 0 and self.workload.logits != "none"
+
+
+def setting(model: ModelSpec, workload: Workload, cluster: Cluster, pricer: Pricer | None = None) -> Setting:
+    """A setting with the embedded price source unless another is given."""
+    return Setting(model, workload, cluster, pricer or Pricer(cluster))

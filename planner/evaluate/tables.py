@@ -1,0 +1,231 @@
+"""Stage tables: what every option of stages of one width costs, role by role, on each site and micro-batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.costs.pricer import RoleBill, Site, Sites
+from planner.evaluate.rows import attention_rows, moe_rows, moe_table, partition_table
+from planner.evaluate.setting import LayerKind, Setting
+from planner.graph.attention import attention_role
+from planner.graph.head import embedding_role, head_role, receive_role
+from planner.graph.mlp import mlp_role
+from planner.graph.moe import dispatch_role, local_role
+from planner.graph.ops import Role
+from planner.graph.rows import FfnRows, Ints
+from search_spaces.attention import AttentionPartition
+from search_spaces.experts import ExpertPlacement
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a role costs: seconds, weight bytes, peak bytes of live tensors, cache bytes per sequence, bytes sent."""
+
+    seconds: Array
+    weights: Array
+    peak: Array
+    cache: Array
+    sent: Array
+
+    def reshape(self, *shape: int) -> Bill:
+        """The same bill with its rows arranged in `shape`."""
+        return Bill(*(getattr(self, f.name).reshape(shape) for f in fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class FfnOption:
+    """How a stage shares its FFN: ways of the dense one, placement of the experts (None without experts)."""
+
+    mlp_ways: int
+    experts: ExpertPlacement | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Stages of one width and GPU kind to be priced together.
+
+    `places` are their ranks [sites], `sequences` the micro-batch sizes [batches]; `partitions` [A] and `ffns` [F] the
+    options, `shards` [R] the different residual splits of the partitions (see `residual_shards`).
+    """
+
+    kind: str
+    places: tuple[Site, ...]
+    sequences: tuple[int, ...]
+    partitions: tuple[AttentionPartition, ...]
+    ffns: tuple[FfnOption, ...]
+    shards: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """GPUs of a stage."""
+        return len(self.places[0])
+
+
+@dataclass(frozen=True)
+class StageTable:
+    """Bills of a block: attention per layer kind [sites, batches, A]; FFN per layer kind [sites, batches, R, F];
+    embedding, receive and head [sites, batches, R] (None where the model has none)."""
+
+    block: Block
+    attention: tuple[Bill, ...]
+    ffn: tuple[Bill, ...]
+    embedding: Bill | None
+    receive: Bill
+    head: Bill | None
+
+
+def price_blocks(env: Setting, blocks: Sequence[Block]) -> list[StageTable]:
+    """Price all blocks; roles of equal topology are priced in one pass over all blocks of a GPU kind."""
+    tables: dict[int, StageTable] = {}
+    for kind in dict.fromkeys(block.kind for block in blocks):
+        chosen = [i for i, block in enumerate(blocks) if block.kind == kind]
+        for index, table in zip(chosen, _price_kind(env, kind, [blocks[i] for i in chosen]), strict=True):
+            tables[index] = table
+    return [tables[i] for i in range(len(blocks))]
+
+
+def _price_kind(env: Setting, kind: str, blocks: list[Block]) -> list[StageTable]:
+    places = tuple(dict.fromkeys(place for block in blocks for place in block.places))
+    number = {place: i for i, place in enumerate(places)}
+    sites = [np.array([number[place] for place in block.places], dtype=np.int64) for block in blocks]
+    pricing = _Pricing(env, kind, places)
+    attention = [pricing.attention(blocks, sites, layer) for layer in env.kinds]
+    ffn = [pricing.ffn(blocks, sites, layer) for layer in env.kinds]
+    embedding = pricing.ends(blocks, sites, embedding_role) if env.has_embedding else [None] * len(blocks)
+    receive = pricing.ends(blocks, sites, receive_role)
+    head = pricing.ends(blocks, sites, pricing.head) if env.has_head else [None] * len(blocks)
+    return [
+        StageTable(block, tuple(a[i] for a in attention), tuple(f[i] for f in ffn), embedding[i], receive[i], head[i])
+        for i, block in enumerate(blocks)
+    ]
+
+
+class _Pricing:
+    """Prices the cases of many blocks of one GPU kind together."""
+
+    def __init__(self, env: Setting, kind: str, places: tuple[Site, ...]) -> None:
+        self.env, self.kind, self.places = env, kind, places
+
+    def attention(self, blocks: list[Block], sites: list[Ints], layer: LayerKind) -> list[Bill]:
+        """Attention bills [sites, batches, A] of each block."""
+        phase = self.env.workload.phase
+        partitions = list(dict.fromkeys(p for block in blocks for p in block.partitions))
+        number = {p: i for i, p in enumerate(partitions)}
+        table = partition_table(partitions, layer.layer.attention, phase)
+        options = [np.array([number[p] for p in block.partitions], dtype=np.int64) for block in blocks]
+        case = _cases(zip(sites, (block.sequences for block in blocks), options, strict=True))
+        row, entry, starts = _expand(table.owner, case[2])
+
+        def build(at: Ints) -> Role:
+            rows = attention_rows(table, entry[at], case[1][row[at]])
+            return attention_role(self.env.context, layer.layer, table.signatures[entry[at[0]]], rows)
+
+        groups = list(dict.fromkeys(table.signatures))
+        group_of_entry = np.array([groups.index(s) for s in table.signatures], dtype=np.int64)
+        bill = _reduce(self._by_group(group_of_entry[entry], case[0][row], build), starts)
+        return _split(bill, [(len(b.places), len(b.sequences), len(b.partitions)) for b in blocks])
+
+    def ffn(self, blocks: list[Block], sites: list[Ints], layer: LayerKind) -> list[Bill]:
+        """FFN bills [sites, batches, R, F] of each block."""
+        shapes = [(len(b.places), len(b.sequences), len(b.shards), len(b.ffns)) for b in blocks]
+        options = [np.arange(len(b.shards) * len(b.ffns)) for b in blocks]
+        case = _cases(zip(sites, (b.sequences for b in blocks), options, strict=True))
+        sizes = [int(np.prod(shape)) for shape in shapes]
+        width = np.repeat([b.width for b in blocks], sizes)
+        shards = np.concatenate([np.asarray(b.shards)[c // len(b.ffns)] for b, c in _chunks(blocks, sizes, case[2])])
+        ffn = [b.ffns[i] for b, c in _chunks(blocks, sizes, case[2]) for i in (c % len(b.ffns)).tolist()]
+        tokens = case[1] * self.env.query_length
+        if layer.moe:
+            bill = self._moe(layer, case[0], tokens, width, shards, ffn)
+        else:
+            ways = np.array([f.mlp_ways for f in ffn], dtype=np.int64)
+            rows = FfnRows(tokens, width, shards, ways, np.zeros_like(ways))
+            bill = self._bill(mlp_role(self.env.context, layer.layer, rows), case[0])
+        return _split(bill, shapes)
+
+    def _moe(self, layer: LayerKind, site: Ints, tokens: Ints, width: Ints, shards: Ints, ffn: list[FfnOption]) -> Bill:
+        keys = [(f.experts or ExpertPlacement(), int(w)) for f, w in zip(ffn, width, strict=True)]
+        distinct = list(dict.fromkeys(keys))
+        number = {key: i for i, key in enumerate(distinct)}
+        table = moe_table(layer.layer.ffn, distinct, layer.load)
+        row, entry, starts = _expand(table.owner, np.array([number[key] for key in keys], dtype=np.int64))
+        dispatched = np.array([distinct[owner][0].form == "dispatch" for owner in table.owner], dtype=np.int64)
+
+        def build(at: Ints) -> Role:
+            some = row[at]
+            rows = moe_rows(table, entry[at], tokens[some], width[some], shards[some], layer.layer.ffn.top_k)
+            role = dispatch_role if dispatched[entry[at[0]]] else local_role
+            return role(self.env.context, layer.layer, rows)
+
+        return _reduce(self._by_group(dispatched[entry], site[row], build), starts)
+
+    def ends(self, blocks: list[Block], sites: list[Ints], build: Callable[..., Role]) -> list[Bill]:
+        """Bills [sites, batches, R] of a role at the ends of stages."""
+        shapes = [(len(b.places), len(b.sequences), len(b.shards)) for b in blocks]
+        case = _cases(zip(sites, (b.sequences for b in blocks), (np.asarray(b.shards) for b in blocks), strict=True))
+        width = np.repeat([b.width for b in blocks], [int(np.prod(shape)) for shape in shapes])
+        rows = FfnRows(case[1] * self.env.query_length, width, case[2], width, np.zeros_like(width))
+        return _split(self._bill(build(self.env.context, rows), case[0]), shapes)
+
+    def head(self, context: object, rows: FfnRows) -> Role:
+        """The head role; its tokens are the sequences of the micro-batch unless all logits are wanted."""
+        return head_role(self.env.context, rows, rows.tokens // self.env.query_length)
+
+    def _by_group(self, group: Ints, site: Ints, build: Callable[[Ints], Role]) -> Bill:
+        """Bills of rows that are built and priced group by group."""
+        columns = [np.zeros(group.shape) for _ in fields(Bill)]
+        for value in np.unique(group):
+            at = np.nonzero(group == value)[0]
+            bill = self._bill(build(at), site[at])
+            for column, field in zip(columns, fields(Bill), strict=True):
+                column[at] = getattr(bill, field.name)
+        return Bill(*columns)
+
+    def _bill(self, role: Role, site: Ints) -> Bill:
+        found: RoleBill = self.env.pricer.bill(role, Sites(self.places, site, self.kind))
+        parts = (found.seconds, found.weight_bytes, found.peak_bytes, found.kv_bytes, found.sent_bytes)
+        return Bill(*(np.broadcast_to(part, site.shape) for part in parts))
+
+
+def _cases(parts: object) -> tuple[Ints, Ints, Ints]:
+    """Site, sequences and option of every case: the product of each part's three lists, parts one after another."""
+    columns: tuple[list[Ints], list[Ints], list[Ints]] = ([], [], [])
+    for sites, sequences, options in parts:  # type: ignore[attr-defined]
+        grid = np.meshgrid(sites, np.asarray(sequences, dtype=np.int64), options, indexing="ij")
+        for column, axis in zip(columns, grid, strict=True):
+            column.append(axis.ravel())
+    return np.concatenate(columns[0]), np.concatenate(columns[1]), np.concatenate(columns[2])
+
+
+def _expand(owner: Ints, case_option: Ints) -> tuple[Ints, Ints, Ints]:
+    """Rows for cases whose option has several entries: case of each row, entry of each row, first row of each case."""
+    first = np.searchsorted(owner, np.arange(int(owner.max(initial=0)) + 2))
+    count = (first[1:] - first[:-1])[case_option]
+    starts = np.concatenate(([0], np.cumsum(count)[:-1]))
+    row = np.repeat(np.arange(case_option.size), count)
+    entry = first[case_option][row] + np.arange(row.size) - starts[row]
+    return row, entry, starts
+
+
+def _reduce(bill: Bill, starts: Ints) -> Bill:
+    """The largest entry of every case."""
+    if starts.size == bill.seconds.size:
+        return bill
+    return Bill(*(np.maximum.reduceat(getattr(bill, f.name), starts) for f in fields(Bill)))
+
+
+def _split(bill: Bill, shapes: Sequence[tuple[int, ...]]) -> list[Bill]:
+    """One bill per block, in the block's shape."""
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+    columns = [np.split(getattr(bill, f.name), ends[:-1]) for f in fields(Bill)]
+    return [Bill(*(column[i].reshape(shape) for column in columns)) for i, shape in enumerate(shapes)]
+
+
+def _chunks(blocks: list[Block], sizes: list[int], values: Ints) -> list[tuple[Block, Ints]]:
+    return list(zip(blocks, np.split(values, np.cumsum(sizes)[:-1]), strict=True))
