@@ -1,0 +1,60 @@
+"""The makespan of a linear pipeline, and the hand-over of a micro-batch from stage to stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from planner.evaluate.setting import Setting
+
+TOKEN_ID_BYTES = 4
+
+
+def makespan(stages: Sequence[float], sends: Sequence[float], micro_batches: int, decode: bool) -> float:
+    """Seconds of one pass of all micro-batches through stages of fixed times.
+
+    Prefill: the time until the last micro-batch leaves, sum(T + c) + (M - 1) max(T, c). Decode: the time per output
+    token in steady state, max(sum(T + c), M max(T, c)), since a sequence's next token waits for its last; `sends` then
+    include the way of the sampled tokens from the last stage to the first.
+    """
+    chain, slowest = sum(stages) + sum(sends), max((*stages, *sends))
+    if decode:
+        return max(chain, micro_batches * slowest)
+    return chain + (micro_batches - 1) * slowest
+
+
+def send_seconds(env: Setting, source: tuple[int, ...], target: tuple[int, ...], sequences: int) -> float:
+    """Seconds to hand a micro-batch over: every sender passes equal slices of the tokens on (scatter-gather of Megatron-LM)."""
+    slices = min(len(source), len(target))
+    tokens = -(-sequences * env.query_length // slices)
+    amount = float(env.context.tensor("", tokens, env.model.hidden).bytes)
+    return _transfer(env, source, target, amount * slices / len(source), amount * slices / len(target))
+
+
+def feedback_seconds(env: Setting, source: tuple[int, ...], target: tuple[int, ...], sequences: int) -> float:
+    """Seconds for the sampled token ids to reach the first stage in decode: one GPU sends them to all of its GPUs."""
+    amount = float(sequences * TOKEN_ID_BYTES)
+    return _transfer(env, source[-1:], target, amount * len(target), amount)
+
+
+def _transfer(env: Setting, source: tuple[int, ...], target: tuple[int, ...], sent: float, received: float) -> float:
+    fraction = crossing_fraction(env.cluster.domain_of, source, target)
+    return float(env.pricer.collectives.m2n_time(sent, received, len(source), len(target), fraction))
+
+
+@lru_cache(maxsize=65536)
+def crossing_fraction(domain_of: tuple[int, ...], source: tuple[int, ...], target: tuple[int, ...]) -> float:
+    """Largest share of any GPU's slices that leaves its domain.
+
+    Slice t of max(senders, receivers) goes from sender t * senders // slices to receiver t * receivers // slices.
+    """
+    slices = max(len(source), len(target))
+    leaving: dict[int, int] = {}
+    total: dict[int, int] = {}
+    for t in range(slices):
+        pair = source[t * len(source) // slices], target[t * len(target) // slices]
+        crosses = domain_of[pair[0]] != domain_of[pair[1]]
+        for rank in pair:
+            leaving[rank] = leaving.get(rank, 0) + crosses
+            total[rank] = total.get(rank, 0) + 1
+    return max(leaving[rank] / total[rank] for rank in total)

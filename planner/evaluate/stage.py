@@ -1,0 +1,133 @@
+"""A stage's price: the bills of its roles added up over its layers, for every option and several layer intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.costs.memory import BOUNDARY_BUFFERS, communication_bytes, reserve_bytes
+from planner.evaluate.setting import Setting
+from planner.evaluate.tables import Bill, StageTable
+from search_spaces.sizes import Sizes
+from search_spaces.space import residual_shards
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Layer intervals that cost the same are one row: layers of each kind [I, K], whether first or last stage [I]."""
+
+    counts: Ints
+    first: NDArray[np.bool_]
+    last: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class StagePrice:
+    """Seconds, bytes of the fullest GPU (the largest share of every item) and bytes sent, each [I, A, F]."""
+
+    seconds: Array
+    memory: Array
+    sent: Array
+
+
+def intervals(env: Setting, bounds: Sequence[tuple[int, int]]) -> Intervals:
+    """Intervals [start, stop) of layers as counts of layer kinds."""
+    kinds, total = np.asarray(env.kind_of_layer), len(env.kind_of_layer)
+    prefix = np.zeros((total + 1, len(env.kinds)), dtype=np.int64)
+    for kind in range(len(env.kinds)):
+        prefix[1:, kind] = np.cumsum(kinds == kind)
+    start, stop = np.array([b[0] for b in bounds]), np.array([b[1] for b in bounds])
+    return Intervals(prefix[stop] - prefix[start], start == 0, stop == total)
+
+
+@dataclass(frozen=True)
+class StageView:
+    """One site and micro-batch size of a stage table, with what depends on them: [A], [R, F] and [R] bills."""
+
+    env: Setting
+    table: StageTable
+    site: int
+    batch: int
+    replica_batch: int
+    shard_index: Ints
+
+    @property
+    def sequences(self) -> int:
+        """Sequences in a micro-batch."""
+        return self.table.block.sequences[self.batch]
+
+    def attention(self, kind: int) -> Bill:
+        """Attention bills [A] of a layer kind."""
+        return _at(self.table.attention[kind], self.site, self.batch)
+
+    def ffn(self, kind: int) -> Bill:
+        """FFN bills [A, F] of a layer kind."""
+        bill = _at(self.table.ffn[kind], self.site, self.batch)
+        return Bill(*(getattr(bill, name)[self.shard_index] for name in Bill.__slots__))
+
+    def end(self, bill: Bill | None) -> Bill:
+        """An end role's bills [A]; zeros where there is none."""
+        if bill is None:
+            return Bill(*(np.zeros(self.shard_index.shape) for _ in Bill.__slots__))
+        found = _at(bill, self.site, self.batch)
+        return Bill(*(getattr(found, name)[self.shard_index] for name in Bill.__slots__))
+
+    @property
+    def resident(self) -> Array:
+        """Sequences whose cache a GPU keeps, per partition [A]: the replica's whole batch over its batch parts."""
+        parts = np.array([p.batch_parts for p in self.table.block.partitions])
+        return np.ceil(self.replica_batch / parts)
+
+    @property
+    def fixed_bytes(self) -> float:
+        """Reserve and collective buffers of a GPU of this stage."""
+        kind = self.env.cluster.kinds[self.table.block.kind]
+        return reserve_bytes(kind) + communication_bytes(self.table.block.width)
+
+    @property
+    def boundary_bytes(self) -> float:
+        """Bytes that wait at the entry of a stage that is not the first."""
+        tokens = -(-self.sequences * self.env.query_length // self.table.block.width)
+        return float(BOUNDARY_BUFFERS * self.env.context.tensor("", tokens, self.env.model.hidden).bytes)
+
+
+def view(env: Setting, sizes: Sizes, table: StageTable, site: int, batch: int, replica_batch: int) -> StageView:
+    """A view of one site and micro-batch size; `replica_batch` is the sequences of one replica."""
+    index = {shards: i for i, shards in enumerate(table.block.shards)}
+    shard_index = np.array([index[residual_shards(sizes, p)] for p in table.block.partitions], dtype=np.int64)
+    return StageView(env, table, site, batch, replica_batch, shard_index)
+
+
+def stage_price(v: StageView, spans: Intervals) -> StagePrice:
+    """Seconds and memory of every option on every interval."""
+    embedding, receive, head = v.end(v.table.embedding), v.end(v.table.receive), v.end(v.table.head)
+    first, last = spans.first[:, None], spans.last[:, None]
+    seconds, weights, sent, peak, cache = (
+        np.where(first, getattr(embedding, n)[None, :], getattr(receive, n)[None, :])
+        + (np.where(last, getattr(head, n)[None, :], 0.0) if n != "peak" else 0.0)
+        for n in ("seconds", "weights", "sent", "peak", "cache")
+    )
+    peak = np.maximum(peak, np.where(last, head.peak[None, :], 0.0))
+    if v.env.model.tied_embeddings:
+        weights = weights - np.where(first & last, head.weights[None, :], 0.0)
+    total = [np.broadcast_to(x[:, :, None], (*x.shape, len(v.table.block.ffns))) for x in (seconds, weights, sent, peak, cache)]
+    for kind in range(spans.counts.shape[1]):
+        count = spans.counts[:, kind][:, None, None]
+        attention, ffn = v.attention(kind), v.ffn(kind)
+        for at, name in ((0, "seconds"), (1, "weights"), (2, "sent"), (4, "cache")):
+            total[at] = total[at] + count * (getattr(attention, name)[:, None] + getattr(ffn, name))[None]
+        here = np.maximum(attention.peak[:, None], ffn.peak)[None]
+        total[3] = np.maximum(total[3], np.where(count > 0, here, 0.0))
+    memory = total[1] + total[3] + total[4] * v.resident[None, :, None] + v.fixed_bytes
+    memory = memory + np.where(spans.first, 0.0, v.boundary_bytes)[:, None, None]
+    return StagePrice(total[0], memory, total[2])
+
+
+def _at(bill: Bill, site: int, batch: int) -> Bill:
+    return Bill(*(getattr(bill, name)[site, batch] for name in Bill.__slots__))
