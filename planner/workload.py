@@ -1,11 +1,30 @@
-"""Workload: what the model is asked to do (prefill or decode of a batch), with units in tokens and sequences."""
+"""Workload: what the model is asked to do (prefill or decode of a batch), with units in tokens and sequences.
+
+A workload is written as a shorthand (`prefill:batch=64,prompt=4096`), as a mapping, or as a YAML file with that mapping.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from planner.errors import InputError, unknown_name
+from planner.fields import Fields
+from planner.files import read_yaml
+from planner.units import DTYPE_BITS
+
 Phase = Literal["prefill", "decode"]
+Logits = Literal["none", "last", "all"]
+
+PHASES: tuple[Phase, ...] = ("prefill", "decode")
+LOGITS: tuple[Logits, ...] = ("none", "last", "all")
+SCHEMA = "planner.workload/1"
+SHAPES = "prefill:batch=B,prompt=TOKENS or decode:batch=B,context=TOKENS, a path to a workload file, or a mapping"
+TRAINING = "prefill or decode: this version plans inference, training comes later"
+_WHOLE = re.compile(r"[-+]?[0-9]{1,18}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +41,7 @@ class Workload:
     batch: int
     prompt: int = 0
     context: int = 0
-    logits: Literal["none", "last", "all"] = "last"
+    logits: Logits = "last"
     keep_kv_cache: bool = True
     kv_dtype: str | None = None
     expert_load: tuple[tuple[float, ...], ...] = ()
@@ -36,3 +55,107 @@ class Workload:
     def kv_length(self) -> int:
         """Keys that one query may see: the prompt itself, or the cache plus the new token."""
         return self.prompt if self.phase == "prefill" else self.context + 1
+
+
+def load_workload(ref: str | Path | Mapping[str, object], source: str = "") -> Workload:
+    """The workload that `ref` means: a shorthand, a path to a YAML file, or a mapping.
+
+    `source` names the file that a mapping was found in. `InputError` names the field that is wrong; training is
+    refused with the same error.
+    """
+    if isinstance(ref, Mapping):
+        return _read(ref, source)
+    if isinstance(ref, Path) or (isinstance(ref, str) and ref.lower().endswith((".yaml", ".yml"))):
+        return _read(read_yaml(Path(ref)), str(ref))
+    if not isinstance(ref, str):
+        raise InputError("workload", ref, SHAPES, source)
+    return _read(_from_shorthand(ref, source), source)
+
+
+def workload_to_dict(workload: Workload) -> dict[str, object]:
+    """The mapping that `load_workload` reads back into an equal workload."""
+    result: dict[str, object] = {"phase": workload.phase, "batch": workload.batch}
+    if workload.phase == "prefill":
+        result |= {"prompt": workload.prompt, "keep_kv_cache": workload.keep_kv_cache}
+    else:
+        result["context"] = workload.context
+    result["logits"] = workload.logits
+    if workload.kv_dtype is not None:
+        result["kv_dtype"] = workload.kv_dtype
+    if workload.expert_load:
+        result["expert_load"] = [list(row) for row in workload.expert_load]
+    return result
+
+
+def _from_shorthand(text: str, source: str) -> dict[str, object]:
+    phase, colon, rest = text.partition(":")
+    mapping: dict[str, object] = {"phase": phase.strip()}
+    if mapping["phase"] == "training":
+        raise InputError("workload.phase", "training", TRAINING, source)
+    if not colon or mapping["phase"] not in PHASES:
+        raise InputError("workload", text, SHAPES, source)
+    for item in rest.split(","):
+        name, equals, value = (part.strip() for part in item.partition("="))
+        if not name or not equals or not value:
+            raise InputError("workload", text, f"{SHAPES}; {item.strip()!r} is not NAME=VALUE", source)
+        if name in mapping:
+            raise InputError("workload", text, f"each name once; {name} is written twice", source)
+        mapping[name] = _scalar(value)
+    return mapping
+
+
+def _scalar(text: str) -> object:
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    return {"true": True, "false": False}.get(text, text)
+
+
+def _read(mapping: Mapping[str, object], source: str) -> Workload:
+    fields = Fields(mapping, source, "workload")
+    if fields.raw("schema") not in (None, SCHEMA):
+        raise fields.error("schema", f"{SCHEMA}, the only version that this planner reads")
+    if fields.raw("phase") == "training":
+        raise fields.error("phase", TRAINING)
+    if fields.raw("phase") not in PHASES:
+        raise unknown_name("workload.phase", fields.raw("phase"), PHASES, source)
+    phase = fields.choice("phase", PHASES)
+    workload = Workload(
+        phase,
+        batch=fields.integer("batch", low=1),
+        prompt=fields.integer("prompt", low=1, high=2**32) if phase == "prefill" else 0,
+        context=fields.integer("context", low=1, high=2**32) if phase == "decode" else 0,
+        logits=fields.choice("logits", LOGITS, default="last"),
+        keep_kv_cache=fields.boolean("keep_kv_cache", default=True),
+        kv_dtype=fields.choice("kv_dtype", DTYPE_BITS) if fields.has("kv_dtype") else None,
+        expert_load=_loads(fields),
+    )
+    if phase == "decode" and not workload.keep_kv_cache:
+        raise fields.error("keep_kv_cache", "true: decode reads the KV cache")
+    fields.done()
+    return workload
+
+
+def _loads(fields: Fields) -> tuple[tuple[float, ...], ...]:
+    """Rows of expert loads, each scaled to a mean of one; a single row may stand without its outer list."""
+    value = fields.raw("expert_load")
+    if value is None or value == []:
+        return ()
+    if not isinstance(value, list | tuple):
+        raise fields.error("expert_load", "a list with one number for each expert, or one such list for each MoE layer")
+    rows = list(value) if isinstance(value[0], list | tuple) else [value]
+    return tuple(_load(fields, row, f"{fields.at('expert_load')}[{i}]") for i, row in enumerate(rows))
+
+
+def _load(fields: Fields, row: object, path: str) -> tuple[float, ...]:
+    allowed = "a list of numbers from 0 to 1e15, not all zero"
+    if not isinstance(row, list | tuple) or not all(_is_load(x) for x in row):
+        raise InputError(path, row, allowed, fields.source)
+    total, count = sum(row), len(row)
+    if total <= 0:
+        raise InputError(path, row, allowed, fields.source)
+    even = abs(total - count) <= 1e-9 * count  # already relative to the mean: keep the very numbers
+    return tuple(float(x) if even else float(x * count / total) for x in row)
+
+
+def _is_load(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1e15

@@ -81,7 +81,7 @@ class AttentionDomain:
         """
         for batch_parts, context_parts, groups, segments in self._grids(sizes, ways):
             tensor = groups * segments
-            splits = [()] if self.heads_per_group is None else [s for s in self.heads_per_group if _fits(s, sizes, groups)]
+            splits = [()] if self.heads_per_group is None else _canonical(self.heads_per_group, sizes, groups)
             orders = _open(self.order, ORDERS, groups > 1 and segments > 1)
             reduces = self.score_reduce if segments > 1 else (True,)
             projections = _open(self.output_projection, PROJECTIONS, tensor > 1)
@@ -121,7 +121,7 @@ def legal_grid(sizes: Sizes, batch_parts: int, context_parts: int, groups: int, 
 
     Context parts and segments exclude each other; absorbed latent attention (decode) has no segments.
     """
-    if groups > sizes.heads or segments > min(sizes.head_dim // 2, sizes.v_head_dim):
+    if groups > sizes.heads or segments > max(1, min(sizes.head_dim // 2, sizes.v_head_dim)):
         return False
     if segments > 1 and (context_parts > 1 or (sizes.latent and sizes.phase == "decode")):
         return False
@@ -137,8 +137,11 @@ def _tokens_ways(sizes: Sizes, context_parts: int, tensor: int) -> int:
     return tensor * context_parts if sizes.phase == "decode" else tensor
 
 
-def _fits(split: tuple[int, ...], sizes: Sizes, groups: int) -> bool:
-    return len(split) == groups and sum(split) == sizes.heads
+def _canonical(splits: tuple[tuple[int, ...], ...], sizes: Sizes, groups: int) -> list[tuple[int, ...]]:
+    """The splits of all heads into `groups` groups, the even one as the empty tuple, each once."""
+    even = AttentionPartition(groups).heads(sizes.heads)
+    fitting = (s for s in splits if len(s) == groups and sum(s) == sizes.heads and min(s) > 0)
+    return list(dict.fromkeys(() if s == even else s for s in fitting))
 
 
 def _open(allowed: tuple[object, ...] | None, values: tuple[object, ...], matters: bool) -> tuple:  # type: ignore[type-arg]

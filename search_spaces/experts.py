@@ -73,9 +73,16 @@ class ExpertDomain:
             groups = ways // tensor_ways
             if (self.tensor_ways is not None and tensor_ways not in self.tensor_ways) or tensor_ways > sizes.expert_hidden:
                 continue
-            for placement in [()] if self.placement is None else self.placement:
-                if groups <= sizes.experts if not placement else legal_placement(placement, sizes.experts, groups):
-                    yield ExpertPlacement(form, tensor_ways, devices, placement, side)
+            for placement in self._placements(sizes, groups):
+                yield ExpertPlacement(form, tensor_ways, devices, placement, side)
+
+    def _placements(self, sizes: Sizes, groups: int) -> list[tuple[tuple[int, ...], ...]]:
+        """The legal placements on `groups` groups, the default one as the empty tuple, each once."""
+        if self.placement is None:
+            return [()] if groups <= sizes.experts else []
+        default = contiguous_placement(sizes.experts, groups)
+        legal = (p or default for p in self.placement)
+        return list(dict.fromkeys(() if p == default else p for p in legal if legal_placement(p, sizes.experts, groups)))
 
 
 def legal_placement(placement: tuple[tuple[int, ...], ...], experts: int, groups: int) -> bool:
