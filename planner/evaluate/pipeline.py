@@ -32,9 +32,9 @@ def send_seconds(env: Setting, source: tuple[int, ...], target: tuple[int, ...],
 
 
 def feedback_seconds(env: Setting, source: tuple[int, ...], target: tuple[int, ...], sequences: int) -> float:
-    """Seconds for the sampled token ids to reach the first stage in decode: one GPU sends them to all of its GPUs."""
+    """Seconds for the sampled token ids to get from the last GPU of the last stage to the first GPU of the first, in decode."""
     amount = float(sequences * TOKEN_ID_BYTES)
-    return _transfer(env, source[-1:], target, amount * len(target), amount)
+    return _transfer(env, source[-1:], target[:1], amount, amount)
 
 
 def _transfer(env: Setting, source: tuple[int, ...], target: tuple[int, ...], sent: float, received: float) -> float:

@@ -48,7 +48,7 @@ def intervals(env: Setting, bounds: Sequence[tuple[int, int]]) -> Intervals:
 
 @dataclass(frozen=True)
 class StageView:
-    """One site and micro-batch size of a stage table, with what depends on them: [A], [R, F] and [R] bills."""
+    """One site and micro-batch size of a stage table, for the chosen `partitions` [A] and `ffns` [F] of its block."""
 
     env: Setting
     table: StageTable
@@ -56,6 +56,8 @@ class StageView:
     batch: int
     replica_batch: int
     shard_index: Ints
+    partitions: Ints
+    ffns: Ints
 
     @property
     def sequences(self) -> int:
@@ -64,24 +66,24 @@ class StageView:
 
     def attention(self, kind: int) -> Bill:
         """Attention bills [A] of a layer kind."""
-        return _at(self.table.attention[kind], self.site, self.batch)
+        bill = self.table.attention[kind]
+        return Bill(*(getattr(bill, name)[self.site, self.batch, self.partitions] for name in Bill.__slots__))
 
     def ffn(self, kind: int) -> Bill:
         """FFN bills [A, F] of a layer kind."""
-        bill = _at(self.table.ffn[kind], self.site, self.batch)
-        return Bill(*(getattr(bill, name)[self.shard_index] for name in Bill.__slots__))
+        bill, grid = self.table.ffn[kind], np.ix_(self.shard_index, self.ffns)
+        return Bill(*(getattr(bill, name)[self.site, self.batch][grid] for name in Bill.__slots__))
 
     def end(self, bill: Bill | None) -> Bill:
         """An end role's bills [A]; zeros where there is none."""
         if bill is None:
             return Bill(*(np.zeros(self.shard_index.shape) for _ in Bill.__slots__))
-        found = _at(bill, self.site, self.batch)
-        return Bill(*(getattr(found, name)[self.shard_index] for name in Bill.__slots__))
+        return Bill(*(getattr(bill, name)[self.site, self.batch, self.shard_index] for name in Bill.__slots__))
 
     @property
     def resident(self) -> Array:
         """Sequences whose cache a GPU keeps, per partition [A]: the replica's whole batch over its batch parts."""
-        parts = np.array([p.batch_parts for p in self.table.block.partitions])
+        parts = np.array([p.batch_parts for p in self.table.block.partitions])[self.partitions]
         return np.ceil(self.replica_batch / parts)
 
     @property
@@ -97,11 +99,22 @@ class StageView:
         return float(BOUNDARY_BUFFERS * self.env.context.tensor("", tokens, self.env.model.hidden).bytes)
 
 
-def view(env: Setting, sizes: Sizes, table: StageTable, site: int, batch: int, replica_batch: int) -> StageView:
-    """A view of one site and micro-batch size; `replica_batch` is the sequences of one replica."""
+def view(
+    env: Setting,
+    sizes: Sizes,
+    table: StageTable,
+    site: int,
+    batch: int,
+    replica_batch: int,
+    partitions: Ints | None = None,
+    ffns: Ints | None = None,
+) -> StageView:
+    """A view of one site and micro-batch size; `replica_batch` is the sequences of one replica (default: all options)."""
+    chosen = np.arange(len(table.block.partitions)) if partitions is None else partitions
+    columns = np.arange(len(table.block.ffns)) if ffns is None else ffns
     index = {shards: i for i, shards in enumerate(table.block.shards)}
-    shard_index = np.array([index[residual_shards(sizes, p)] for p in table.block.partitions], dtype=np.int64)
-    return StageView(env, table, site, batch, replica_batch, shard_index)
+    shards = [index[residual_shards(sizes, table.block.partitions[i])] for i in chosen.tolist()]
+    return StageView(env, table, site, batch, replica_batch, np.array(shards, dtype=np.int64), chosen, columns)
 
 
 def stage_price(v: StageView, spans: Intervals) -> StagePrice:
@@ -116,7 +129,7 @@ def stage_price(v: StageView, spans: Intervals) -> StagePrice:
     peak = np.maximum(peak, np.where(last, head.peak[None, :], 0.0))
     if v.env.model.tied_embeddings:
         weights = weights - np.where(first & last, head.weights[None, :], 0.0)
-    total = [np.broadcast_to(x[:, :, None], (*x.shape, len(v.table.block.ffns))) for x in (seconds, weights, sent, peak, cache)]
+    total = [np.broadcast_to(x[:, :, None], (*x.shape, v.ffns.size)) for x in (seconds, weights, sent, peak, cache)]
     for kind in range(spans.counts.shape[1]):
         count = spans.counts[:, kind][:, None, None]
         attention, ffn = v.attention(kind), v.ffn(kind)
@@ -128,6 +141,3 @@ def stage_price(v: StageView, spans: Intervals) -> StagePrice:
     memory = memory + np.where(spans.first, 0.0, v.boundary_bytes)[:, None, None]
     return StagePrice(total[0], memory, total[2])
 
-
-def _at(bill: Bill, site: int, batch: int) -> Bill:
-    return Bill(*(getattr(bill, name)[site, batch] for name in Bill.__slots__))

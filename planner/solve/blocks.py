@@ -1,0 +1,173 @@
+"""Pricing a space: every stage option on every site, once per micro-batch size, and the best option per stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.evaluate.pipeline import feedback_seconds, send_seconds
+from planner.evaluate.setting import Setting
+from planner.evaluate.stage import Intervals, StagePrice, intervals, stage_price, view
+from planner.evaluate.tables import Block, FfnOption, StageTable, price_blocks
+from search_spaces.sizes import Sizes
+from search_spaces.space import SearchSpace, StageOption, residual_shards
+from search_spaces.stages import block_pattern
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class OptionBlock:
+    """Options of stages of one width and GPU kind: a block with the (A, F) pairs that the space allows."""
+
+    block: Block
+    allowed: Bools
+
+    def option(self, index: int) -> StageOption:
+        """The option at a flat index into [A, F]."""
+        a, f = divmod(index, len(self.block.ffns))
+        ffn = self.block.ffns[f]
+        return StageOption(self.block.partitions[a], ffn.mlp_ways, ffn.experts)
+
+    def fits(self, sizes: Sizes, sequences: int) -> Bools:
+        """Which pairs [A, F] a micro-batch of `sequences` can be split by (see `SearchSpace.fits_micro_batch`)."""
+        ways = self.block.width
+        parts = np.array([p.batch_parts for p in self.block.partitions])
+        residual = np.array([residual_shards(sizes, p) for p in self.block.partitions])[:, None]
+        ffn = np.array([ways if f.experts is not None and f.experts.form != "local" else ways // f.mlp_ways for f in self.block.ffns])
+        shards = np.where([f.experts is not None and f.experts.form != "local" for f in self.block.ffns], ways, np.maximum(residual, ffn))
+        return self.allowed & (sequences % parts == 0)[:, None] & (shards <= sequences * sizes.query_length)
+
+
+def option_block(space: SearchSpace, kind: str, places: tuple[tuple[int, ...], ...], sequences: tuple[int, ...], index: int | None) -> OptionBlock:
+    """The options of stages on `places` (one width, one kind)."""
+    sizes, width = space.sizes, len(places[0])
+    own = space.pinned(index)
+    partitions = tuple(own.attention.partitions(sizes, width))
+    experts = tuple(own.experts.shared(sizes, width)) if sizes.moe else (None,)
+    ffns = tuple(FfnOption(mlp, e) for mlp in own.mlp_choices(width) for e in experts)
+    shards = tuple(dict.fromkeys(residual_shards(sizes, p) for p in partitions))
+    residual = np.array([residual_shards(sizes, p) for p in partitions], dtype=np.int64).reshape(-1, 1)
+    split = np.array([width // f.mlp_ways for f in ffns], dtype=np.int64).reshape(1, -1)
+    nested = (residual % split == 0) | (split % residual == 0) if residual.size and split.size else np.zeros((len(partitions), len(ffns)), bool)
+    return OptionBlock(Block(kind, places, sequences, partitions, ffns, shards), nested)
+
+
+@dataclass(frozen=True)
+class StageSlot:
+    """Where a stage may stand: its ranks, the block that prices it and the site inside that block."""
+
+    devices: tuple[int, ...]
+    block: int
+    site: int
+
+
+class PricedSpace:
+    """All linear-pipeline options of a space, priced: one table per width (or pinned stage) and GPU kind."""
+
+    def __init__(self, env: Setting, space: SearchSpace) -> None:
+        self.env, self.space, self.sizes = env, space, space.sizes
+        self.sequences = tuple(sorted({space.sequences(r, m) for r, m in space.branches}))
+        self.blocks: list[OptionBlock] = []
+        self.slots: dict[tuple[int, ...], StageSlot] = {}
+        strides = {space.stride(r) for r, _ in space.branches}
+        if space.layout:
+            self._pinned_slots()
+        else:
+            self._open_slots(max(strides, default=0))
+        usable = [b for b in self.blocks if b.allowed.size and b.allowed.any()]
+        priced = dict(zip(map(id, usable), price_blocks(env, [b.block for b in usable]), strict=True))
+        self.tables: list[StageTable | None] = [priced.get(id(b)) for b in self.blocks]
+        self._transfers: dict[tuple[tuple[int, ...], tuple[int, ...], int], float] = {}
+
+    def _open_slots(self, stride: int) -> None:
+        for width in self.space.widths(stride):
+            places: dict[tuple[object, ...], list[tuple[int, ...]]] = {}
+            for first in range(stride - width + 1):
+                devices = tuple(range(first, first + width))
+                if self.space.one_kind(devices):
+                    places.setdefault(block_pattern(self.sizes, first, width), []).append(devices)
+            kinds: dict[str, list[list[tuple[int, ...]]]] = {}
+            for same in places.values():
+                kinds.setdefault(self.env.cluster.device_kinds[same[0][0]], []).append(same)
+            for kind, groups in kinds.items():
+                block = option_block(self.space, kind, tuple(same[0] for same in groups), self.sequences, None)
+                for site, same in enumerate(groups):
+                    for devices in same:
+                        self.slots[devices] = StageSlot(devices, len(self.blocks), site)
+                self.blocks.append(block)
+
+    def _pinned_slots(self) -> None:
+        for index, pin in enumerate(self.space.layout):
+            if self.space.one_kind(pin.devices):
+                kind = self.env.cluster.device_kinds[pin.devices[0]]
+                self.slots[pin.devices] = StageSlot(pin.devices, len(self.blocks), 0)
+                self.blocks.append(option_block(self.space, kind, (pin.devices,), self.sequences, index))
+
+    @property
+    def priced(self) -> int:
+        """Stage options that were priced: options x sites x micro-batch sizes."""
+        return sum(int(b.allowed.sum()) * len(b.block.places) * len(self.sequences) for b in self.blocks)
+
+    @cached_property
+    def spans(self) -> tuple[Intervals, Ints]:
+        """The different layer intervals, and for every [start, stop) its row (-1 where stop <= start)."""
+        total = self.sizes.layers
+        bounds = [(a, b) for a in range(total) for b in range(a + 1, total + 1)]
+        if self.space.layout:
+            ends = np.cumsum([0, *(pin.layers for pin in self.space.layout)])
+            bounds = list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
+        every = intervals(self.env, bounds)
+        keys = np.column_stack([every.counts, every.first, every.last])
+        distinct, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        rows = np.full((total + 1, total + 1), -1, dtype=np.int64)
+        for (a, b), row in zip(bounds, inverse.ravel(), strict=True):
+            rows[a, b] = row
+        return Intervals(every.counts[first], every.first[first], every.last[first]), rows
+
+    def candidates(self, block: int, sequences: int, keep: Callable[[StageOption], bool] | None) -> tuple[Ints, Ints, Bools] | None:
+        """Partitions [A'], FFN options [F'] and allowed pairs [A', F'] that survive the micro-batch rules and `keep`."""
+        options = self.blocks[block]
+        if self.tables[block] is None:
+            return None
+        allowed = options.fits(self.sizes, sequences)
+        if keep is not None:
+            allowed = allowed & self._kept(block, keep)
+        rows, columns = np.nonzero(allowed.any(axis=1))[0], np.nonzero(allowed.any(axis=0))[0]
+        return (rows, columns, allowed[np.ix_(rows, columns)]) if rows.size else None
+
+    def _kept(self, block: int, keep: Callable[[StageOption], bool]) -> Bools:
+        """Which pairs [A, F] of a block `keep` accepts."""
+        options = self.blocks[block]
+        shape = options.allowed.shape
+        return np.array([keep(options.option(i)) for i in range(options.allowed.size)], dtype=bool).reshape(shape)
+
+    def price(self, slot: StageSlot, sequences: int, replica_batch: int, partitions: Ints, ffns: Ints) -> StagePrice:
+        """Price of the chosen options of a slot on every interval row."""
+        table = self.tables[slot.block]
+        if table is None:
+            raise ValueError("no option for this stage")
+        at = self.sequences.index(sequences)
+        return stage_price(view(self.env, self.sizes, table, slot.site, at, replica_batch, partitions, ffns), self.spans[0])
+
+    def capacity(self, slot: StageSlot) -> float:
+        """Bytes of one GPU of a slot."""
+        return float(self.env.cluster.kinds[self.blocks[slot.block].block.kind].memory_bytes)
+
+    def send(self, source: tuple[int, ...], target: tuple[int, ...], sequences: int) -> float:
+        """Seconds to hand a micro-batch from stage to stage."""
+        key = (source, target, sequences)
+        if key not in self._transfers:
+            self._transfers[key] = send_seconds(self.env, source, target, sequences)
+        return self._transfers[key]
+
+    def feedback(self, source: tuple[int, ...], target: tuple[int, ...], sequences: int) -> float:
+        """Seconds for sampled tokens to reach the first stage."""
+        return feedback_seconds(self.env, source, target, sequences)
+

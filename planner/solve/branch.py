@@ -1,0 +1,105 @@
+"""A branch (replicas, micro-batches): the best option of every stage it may have, as arrays for the exact search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.solve.blocks import PricedSpace, StageSlot
+from search_spaces.space import StageOption
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+OptionFilter = Callable[[StageOption], bool]
+TIE = 1e-12
+
+
+@dataclass(frozen=True)
+class StageArrays:
+    """Best seconds and flat option index of a stage on every interval row, first rank and width [I, O, D]; inf where none fits.
+
+    `over` is the least number of bytes by which the options exceed the memory where none fits [I, O, D] (else 0).
+    """
+
+    seconds: Array
+    option: Ints
+    over: Array
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One (replicas, micro-batches) of a priced space."""
+
+    priced: PricedSpace
+    replicas: int
+    micro_batches: int
+
+    @property
+    def sequences(self) -> int:
+        """Sequences in a micro-batch."""
+        return self.priced.space.sequences(self.replicas, self.micro_batches)
+
+    @property
+    def replica_batch(self) -> int:
+        """Sequences of one replica."""
+        return self.sequences * self.micro_batches
+
+    @cached_property
+    def stride(self) -> int:
+        """Ranks that one replica may use."""
+        return self.priced.space.stride(self.replicas)
+
+    @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """Stage widths, ascending."""
+        return tuple(w for w in self.priced.space.widths(self.stride))
+
+    def slot(self, first: int, width: int) -> StageSlot | None:
+        """The slot of a stage that starts at rank `first`."""
+        if first + width > self.stride:
+            return None
+        return self.priced.slots.get(tuple(range(first, first + width)))
+
+    def arrays(self, keep: OptionFilter | None = None) -> StageArrays:
+        """Best options of all slots, among those that `keep` accepts."""
+        rows = self.priced.spans[0].first.size
+        shape = (rows, self.stride, len(self.widths))
+        seconds, option, over = np.full(shape, np.inf), np.zeros(shape, dtype=np.int64), np.full(shape, np.inf)
+        done: dict[tuple[int, int], tuple[Array, Ints, Array]] = {}
+        for at, width in enumerate(self.widths):
+            for first in range(self.stride):
+                slot = self.slot(first, width)
+                if slot is None:
+                    continue
+                if (slot.block, slot.site) not in done:
+                    done[slot.block, slot.site] = self.best(slot, keep)
+                seconds[:, first, at], option[:, first, at], over[:, first, at] = done[slot.block, slot.site]
+        return StageArrays(seconds, option, over)
+
+    def best(self, slot: StageSlot, keep: OptionFilter | None = None) -> tuple[Array, Ints, Array]:
+        """Best seconds, its option and the missing bytes of one slot on every interval row [I]."""
+        candidates = self.priced.candidates(slot.block, self.sequences, keep)
+        rows = self.priced.spans[0].first.size
+        if candidates is None:
+            return np.full(rows, np.inf), np.zeros(rows, dtype=np.int64), np.full(rows, np.inf)
+        partitions, ffns, allowed = candidates
+        price = self.priced.price(slot, self.sequences, self.replica_batch, partitions, ffns)
+        flat = (rows, -1)
+        missing = np.where(allowed[None], price.memory - self.priced.capacity(slot), np.inf).reshape(flat)
+        time = np.where(missing <= 0, price.seconds.reshape(flat), np.inf)
+        least = time.min(axis=1)
+        sent = np.where(time <= (least * (1 + TIE))[:, None], price.sent.reshape(flat), np.inf)
+        pick = sent.argmin(axis=1)
+        found = time[np.arange(rows), pick]
+        count = len(self.priced.blocks[slot.block].block.ffns)
+        option = partitions[pick // ffns.size] * count + ffns[pick % ffns.size]
+        return found, option, np.where(np.isfinite(found), 0.0, missing.min(axis=1))
+
+    def option_at(self, slot: StageSlot, index: int) -> StageOption:
+        """The stage option behind a flat index of a slot."""
+        return self.priced.blocks[slot.block].option(index)

@@ -1,0 +1,137 @@
+"""Exact dynamic program over (layers, ranks): the least chain of a pipeline whose slowest stage or send is limited."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.solve.branch import Branch, StageArrays
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A stage of a found pipeline: layers [start, stop) on `width` ranks from `first`."""
+
+    start: int
+    stop: int
+    first: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Path:
+    """A found pipeline with its chain (all stages and sends) and slowest time."""
+
+    legs: tuple[Leg, ...]
+    chain: float
+    slowest: float
+
+
+class PipelineTable:
+    """Stage and send times of a branch, laid out for the dynamic program."""
+
+    def __init__(self, branch: Branch, arrays: StageArrays, counts: tuple[int, ...] | None = None) -> None:
+        self.branch, self.arrays, self.counts = branch, arrays, counts
+        self.layers, self.ranks = branch.priced.sizes.layers, branch.stride
+        self.widths = branch.widths
+
+    @cached_property
+    def stage(self) -> list[Array]:
+        """`stage[stop][start, first, w]`: seconds of a stage on layers [start, stop)."""
+        rows = self.branch.priced.spans[1]
+        found = [self.arrays.seconds[rows[:stop, stop]] for stop in range(self.layers + 1)]
+        if self.branch.priced.space.use_all:
+            whole = np.arange(self.ranks)[:, None] + np.array(self.widths)[None, :] == self.ranks
+            found[self.layers] = np.where(whole[None], found[self.layers], np.inf)
+        return found
+
+    @cached_property
+    def send(self) -> Array:
+        """`send[at, w1, w2]`: seconds from a stage of width w1 that ends at rank `at` to one of width w2 that begins there."""
+        width = len(self.widths)
+        table = np.full((self.ranks, width, width), np.inf)
+        for at in range(1, self.ranks):
+            for i, left in enumerate(self.widths):
+                for j, right in enumerate(self.widths):
+                    if left <= at and at + right <= self.ranks:
+                        source, target = tuple(range(at - left, at)), tuple(range(at, at + right))
+                        table[at, i, j] = self.branch.priced.send(source, target, self.branch.sequences)
+        return table
+
+    @cached_property
+    def feedback(self) -> Array:
+        """`feedback[end, w]`: seconds of the sampled tokens' way back, 0 for a single stage or outside decode."""
+        table = np.zeros((self.ranks + 1, len(self.widths)))
+        if self.branch.priced.sizes.phase == "decode":
+            for end in range(1, self.ranks + 1):
+                back = self.branch.priced.feedback((end - 1,), (0,), self.branch.sequences)
+                table[end] = [0.0 if width == end else back for width in self.widths]
+        return table
+
+    def sweep(self, limit: float = np.inf, *, minimax: bool = False) -> Sweep:
+        """Run the program with every stage and send at most `limit`."""
+        if self.counts is None:
+            return Sweep(self, limit, minimax, None)
+        sweeps = [Sweep(self, limit, minimax, count) for count in self.counts]
+        return min(sweeps, key=lambda s: float(s.final.min()))
+
+
+class Sweep:
+    """One run: `final[end, w]` is the least chain (or slowest time) of all layers on ranks [0, end), last width w."""
+
+    def __init__(self, table: PipelineTable, limit: float, minimax: bool, count: int | None) -> None:
+        self.table, self.limit = table, limit
+        self._join = np.maximum if minimax else np.add
+        self._levels = 1 if count is None else count
+        self._open = count is None
+        shape = (self._levels, table.layers + 1, table.ranks + 1, len(table.widths))
+        self._values = np.full(shape, np.inf)
+        self._ready = np.full(shape, np.inf)
+        self._send = np.where(table.send <= limit, table.send, np.inf)
+        self._run()
+        last = self._values[-1, table.layers]
+        back = np.where(table.feedback <= limit, table.feedback, np.inf)
+        self.final: Array = self._join(last, back)
+
+    def _before(self, level: int, stop: int | None = None) -> Array:
+        """Values that a stage of this level may follow [start, first, w]."""
+        return self._ready[0 if self._open else level, :stop, :-1]
+
+    def _run(self) -> None:
+        table, ranks = self.table, self.table.ranks
+        self._ready[0, 0, 0, :] = 0.0
+        for stop in range(1, table.layers + 1):
+            times = table.stage[stop]
+            times = np.where(times <= self.limit, times, np.inf)
+            for level in range(self._levels):
+                best = self._join(self._before(level, stop), times).min(axis=0)
+                for w, width in enumerate(table.widths):
+                    self._values[level, stop, width:, w] = best[: ranks + 1 - width, w]
+                following = 0 if self._open else level + 1
+                if following < self._levels:
+                    arrived = self._join(self._values[level, stop, :-1, :, None], self._send).min(axis=1)
+                    self._ready[following, stop, :-1] = np.minimum(self._ready[following, stop, :-1], arrived)
+
+    def path(self, end: int, w: int) -> Path:
+        """Walk back from the pipeline that ends at rank `end` with a last stage of width index `w`."""
+        table, legs, level, stop = self.table, [], self._levels - 1, self.table.layers
+        back = float(table.feedback[end, w])
+        times = [back] if back else []
+        while True:
+            width = table.widths[w]
+            first = end - width
+            before = self._before(level, stop)[:, first, w]
+            start = int(self._join(before, np.where(table.stage[stop][:, first, w] <= self.limit, table.stage[stop][:, first, w], np.inf)).argmin())
+            legs.append(Leg(start, stop, first, width))
+            times.append(float(table.stage[stop][start, first, w]))
+            if start == 0:
+                return Path(tuple(reversed(legs)), sum(times), max(times))
+            level = 0 if self._open else level - 1
+            previous = int(self._join(self._values[level, start, first], self._send[first, :, w]).argmin())
+            times.append(float(table.send[first, previous, w]))
+            stop, end, w = start, first, previous

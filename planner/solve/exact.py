@@ -1,0 +1,51 @@
+"""The exact optimum of one branch: sweeps of the dynamic program with a falling limit on the slowest time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.solve.dp import Path, PipelineTable
+from planner.solve.objective import Objective
+
+SAME = 1e-9
+"""Values this close, relative to each other, are a tie."""
+
+
+@dataclass(frozen=True)
+class BranchOptimum:
+    """The best pipeline of a branch that beats the cutoff (None if none does), and how many sweeps it took."""
+
+    path: Path | None
+    value: float
+    sweeps: int
+    least_chain: float
+    least_slowest: float
+
+
+def branch_optimum(table: PipelineTable, objective: Objective, cutoff: float = np.inf, last_end: int | None = None) -> BranchOptimum:
+    """Least objective below `cutoff` of pipelines that end at or before rank `last_end`.
+
+    A sweep finds the least chain under a limit. Any pipeline whose slowest time is at least that of the one found has
+    no smaller chain, so it is no better: the limit falls below it. The sweeps end when even the least slowest time
+    cannot make up for the chain.
+    """
+    end = table.ranks if last_end is None else last_end
+    slowest = float(table.sweep(minimax=True).final[: end + 1].min())
+    best, path, sweeps, limit, least = cutoff, None, 1, np.inf, np.inf
+    while np.isfinite(slowest) and slowest <= limit:
+        sweep = table.sweep(limit)
+        sweeps += 1
+        final = sweep.final[: end + 1]
+        chain = float(final.min())
+        least = min(least, chain)
+        if not np.isfinite(chain) or objective.value(chain, slowest) >= best:
+            break
+        at = np.unravel_index(int((final > chain * (1 + SAME)).argmin()), final.shape)
+        found = sweep.path(int(at[0]), int(at[1]))
+        value = objective.value(found.chain, found.slowest)
+        if value < best:
+            best, path = value, found
+        limit = float(np.nextafter(found.slowest, 0.0))
+    return BranchOptimum(path, best if path else np.inf, sweeps, least, slowest)
