@@ -120,7 +120,7 @@ class _Pricing:
         table = partition_table(partitions, layer.layer.attention, phase)
         options = [np.array([number[p] for p in block.partitions], dtype=np.int64) for block in blocks]
         case = _cases(zip(sites, (block.sequences for block in blocks), options, strict=True))
-        row, entry, starts = _expand(table.owner, case[2])
+        row, entry, starts = expand_cases(table.owner, case[2])
 
         def build(at: Ints) -> Role:
             rows = attention_rows(table, entry[at], case[1][row[at]])
@@ -128,7 +128,7 @@ class _Pricing:
 
         groups = list(dict.fromkeys(table.signatures))
         group_of_entry = np.array([groups.index(s) for s in table.signatures], dtype=np.int64)
-        bill = _reduce(self._by_group(group_of_entry[entry], case[0][row], build), starts)
+        bill = reduce_cases(self._by_group(group_of_entry[entry], case[0][row], build), starts)
         return _split(bill, [(len(b.places), len(b.sequences), len(b.partitions)) for b in blocks])
 
     def ffn(self, blocks: list[Block], sites: list[Ints], layer: LayerKind) -> list[Bill]:
@@ -154,7 +154,7 @@ class _Pricing:
         distinct = list(dict.fromkeys(keys))
         number = {key: i for i, key in enumerate(distinct)}
         table = moe_table(layer.layer.ffn, distinct, layer.load)
-        row, entry, starts = _expand(table.owner, np.array([number[key] for key in keys], dtype=np.int64))
+        row, entry, starts = expand_cases(table.owner, np.array([number[key] for key in keys], dtype=np.int64))
         dispatched = np.array([distinct[owner][0].form == "dispatch" for owner in table.owner], dtype=np.int64)
 
         def build(at: Ints) -> Role:
@@ -163,7 +163,7 @@ class _Pricing:
             role = dispatch_role if dispatched[entry[at[0]]] else local_role
             return role(self.env.context, layer.layer, rows)
 
-        return _reduce(self._by_group(dispatched[entry], site[row], build), starts)
+        return reduce_cases(self._by_group(dispatched[entry], site[row], build), starts)
 
     def ends(self, blocks: list[Block], sites: list[Ints], build: Callable[..., Role]) -> list[Bill]:
         """Bills [sites, batches, R] of a role at the ends of stages."""
@@ -188,9 +188,13 @@ class _Pricing:
         return Bill(*columns)
 
     def _bill(self, role: Role, site: Ints) -> Bill:
-        found: RoleBill = self.env.pricer.bill(role, Sites(self.places, site, self.kind))
-        parts = (found.seconds, found.weight_bytes, found.peak_bytes, found.kv_bytes, found.sent_bytes)
-        return Bill(*(np.broadcast_to(part, site.shape) for part in parts))
+        return to_bill(self.env.pricer.bill(role, Sites(self.places, site, self.kind)), site.shape)
+
+
+def to_bill(found: RoleBill, shape: tuple[int, ...]) -> Bill:
+    """The totals of a role's bill, every row spelled out."""
+    parts = (found.seconds, found.weight_bytes, found.peak_bytes, found.kv_bytes, found.sent_bytes)
+    return Bill(*(np.broadcast_to(part, shape) for part in parts))
 
 
 def _cases(parts: object) -> tuple[Ints, Ints, Ints]:
@@ -203,7 +207,7 @@ def _cases(parts: object) -> tuple[Ints, Ints, Ints]:
     return np.concatenate(columns[0]), np.concatenate(columns[1]), np.concatenate(columns[2])
 
 
-def _expand(owner: Ints, case_option: Ints) -> tuple[Ints, Ints, Ints]:
+def expand_cases(owner: Ints, case_option: Ints) -> tuple[Ints, Ints, Ints]:
     """Rows for cases whose option has several entries: case of each row, entry of each row, first row of each case."""
     first = np.searchsorted(owner, np.arange(int(owner.max(initial=0)) + 2))
     count = (first[1:] - first[:-1])[case_option]
@@ -213,7 +217,7 @@ def _expand(owner: Ints, case_option: Ints) -> tuple[Ints, Ints, Ints]:
     return row, entry, starts
 
 
-def _reduce(bill: Bill, starts: Ints) -> Bill:
+def reduce_cases(bill: Bill, starts: Ints) -> Bill:
     """The largest entry of every case."""
     if starts.size == bill.seconds.size:
         return bill

@@ -1,0 +1,258 @@
+"""Attention and experts on GPUs of their own: the four machines (attention, dispatch, experts, combine) and their makespan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.costs.memory import COLLECTIVE_BYTES, reserve_bytes
+from planner.costs.pricer import Sites
+from planner.evaluate.pipeline import crossing_fraction
+from planner.evaluate.rows import moe_rows, moe_table
+from planner.evaluate.setting import LayerKind, Setting
+from planner.evaluate.tables import Bill, expand_cases, to_bill
+from planner.graph.moe import expert_role, return_role, route_role, transfer_bytes
+from planner.graph.rows import Ints, MoeRows
+from search_spaces.experts import ExpertPlacement
+
+Array = NDArray[np.float64]
+MACHINES = 4
+TRANSFER_BUFFERS = 2  # micro-batches whose tokens wait on an expert GPU
+
+
+@dataclass(frozen=True)
+class Times:
+    """Durations of one micro-batch: attention tasks [positions + 1, N]; dispatch, experts and combine [positions, N].
+
+    Position p is the p-th mixture layer: task p of the attention side runs up to its routing, the last one to the end.
+    """
+
+    attention: Array
+    dispatch: Array
+    experts: Array
+    combine: Array
+
+    @property
+    def bound(self) -> tuple[Array, Array]:
+        """(chain of one micro-batch, load of the busiest machine per micro-batch), each [N]."""
+        loads = [part.sum(axis=0) for part in (self.attention, self.dispatch, self.experts, self.combine)]
+        return np.sum(loads, axis=0), np.max(loads, axis=0)
+
+    def take(self, index: Ints) -> Times:
+        """The durations of some columns."""
+        return Times(self.attention[:, index], self.dispatch[:, index], self.experts[:, index], self.combine[:, index])
+
+
+def separate_makespan(times: Times, micro_batches: int, in_flight: int) -> Array:
+    """Seconds until the last micro-batch ends [N], `in_flight` micro-batches in one wave.
+
+    Each machine takes position 0 of all micro-batches of a wave, then position 1, and so on, wave after wave. One wave
+    is a linear map (max, +) of the times at which the machines come free, so the waves are a power of its matrix.
+    """
+    power = _power(_wave_matrix(times, in_flight), micro_batches // in_flight)
+    return np.asarray(power[0].max(axis=0))
+
+
+def _wave_matrix(times: Times, in_flight: int) -> Array:
+    """Matrix [to, from, N]: when machine `to` comes free after a wave if machine `from` is free at 0 and no other binds."""
+    count = times.attention.shape[1]
+    free = np.full((MACHINES, MACHINES, count), -np.inf)
+    free[np.arange(MACHINES), np.arange(MACHINES)] = 0.0
+    ready = [np.full((MACHINES, count), -np.inf)] * in_flight
+    for position in range(times.attention.shape[0]):
+        for micro in range(in_flight):
+            free[0] = np.maximum(free[0], ready[micro]) + times.attention[position]
+            if position == times.dispatch.shape[0]:
+                continue
+            free[1] = np.maximum(free[1], free[0]) + times.dispatch[position]
+            free[2] = np.maximum(free[2], free[1]) + times.experts[position]
+            free[3] = np.maximum(free[3], free[2]) + times.combine[position]
+            ready[micro] = free[3].copy()
+    return free
+
+
+def _power(matrix: Array, exponent: int) -> Array:
+    """The exponent-th power of a (max, +) matrix [to, from, N]."""
+    result, square = None, matrix
+    while exponent:
+        if exponent & 1:
+            result = square if result is None else _times(square, result)
+        exponent >>= 1
+        if exponent:
+            square = _times(square, square)
+    if result is None:
+        raise ValueError("at least one wave")
+    return result
+
+
+def _times(left: Array, right: Array) -> Array:
+    """(max, +) product of two matrices [4, 4, N]."""
+    return np.asarray(np.max(left[:, :, None, :] + right[None, :, :, :], axis=1))
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Stages with experts apart, to be priced together; every array [N] indexes the tuples beside it.
+
+    `sequences` of a micro-batch and `shards` of the residual stream are plain numbers per case.
+    """
+
+    sequences: Ints
+    shards: Ints
+    placement: Ints
+    attention_site: Ints
+    expert_site: Ints
+    placements: tuple[ExpertPlacement, ...]
+    attention_places: tuple[tuple[int, ...], ...]
+    expert_places: tuple[tuple[int, ...], ...]
+    attention_kind: str
+    expert_kind: str
+
+
+@dataclass(frozen=True)
+class ExpertSide:
+    """One mixture layer with its experts apart, per case [N]: bills of routing, return and experts, seconds of transfers,
+    and the bytes that the fullest expert GPU receives for one micro-batch."""
+
+    route: Bill
+    finish: Bill
+    experts: Bill
+    dispatch: Array
+    combine: Array
+    arrived: Array
+
+
+def expert_side(env: Setting, layer: LayerKind, cases: Cases) -> ExpertSide:
+    """Price one kind of mixture layer for every case; where expert groups differ the slowest counts."""
+    attention_ways = np.array([len(p) for p in cases.attention_places])[cases.attention_site]
+    expert_ways = np.array([len(p) for p in cases.expert_places])[cases.expert_site]
+    pairs = list(zip(cases.placement.tolist(), expert_ways.tolist(), strict=True))
+    distinct = list(dict.fromkeys(pairs))
+    table = moe_table(layer.layer.ffn, [(cases.placements[p], w) for p, w in distinct], layer.load)
+    number = {pair: i for i, pair in enumerate(distinct)}
+    case, entry, starts = expand_cases(table.owner, np.array([number[pair] for pair in pairs], dtype=np.int64))
+    on_attention = np.array([p.router_side == "attention" for p in cases.placements])[cases.placement]
+    tokens = cases.sequences * env.query_length
+    rows = moe_rows(table, entry, tokens[case], attention_ways[case], cases.shards[case], layer.layer.ffn.top_k)
+    parts = []
+    for side in (True, False):
+        at = np.nonzero(on_attention[case] == side)[0]
+        if at.size:
+            parts.append((at, _side(env, layer, cases, take_rows(rows, at), case[at], side)))
+    return _assemble(parts, case.size, starts)
+
+
+def _side(env: Setting, layer: LayerKind, cases: Cases, rows: MoeRows, case: Ints, on_attention: bool) -> ExpertSide:
+    """All rows whose router sits on the same side."""
+    ctx, pricer = env.context, env.pricer
+    near = Sites(cases.attention_places, cases.attention_site[case], cases.attention_kind)
+    far = Sites(cases.expert_places, cases.expert_site[case], cases.expert_kind)
+    sent, received = transfer_bytes(ctx, rows, on_attention)
+    back_sent, back_received = transfer_bytes(ctx, rows, True)
+    crossing = np.array([
+        crossing_fraction(env.cluster.domain_of, cases.attention_places[a], cases.expert_places[e])
+        for a, e in zip(cases.attention_site[case], cases.expert_site[case], strict=True)
+    ])  # fmt: skip
+    m2n = pricer.collectives.m2n_time
+    return ExpertSide(
+        to_bill(pricer.bill(route_role(ctx, layer.layer, rows, on_attention), near), case.shape),
+        to_bill(pricer.bill(return_role(ctx, layer.layer, rows), near), case.shape),
+        to_bill(pricer.bill(expert_role(ctx, layer.layer, rows, on_attention), far), case.shape),
+        m2n(sent, received, rows.ways, rows.expert_ways, crossing),
+        m2n(back_received, back_sent, rows.expert_ways, rows.ways, crossing),
+        np.asarray(received, dtype=np.float64),
+    )
+
+
+def _assemble(parts: list[tuple[Ints, ExpertSide]], size: int, starts: Ints) -> ExpertSide:
+    """Rows of both router sides put back in order, then the largest row of every case."""
+
+    def merged(pick: Callable[[ExpertSide], Array]) -> Array:
+        column = np.zeros(size)
+        for at, side in parts:
+            column[at] = pick(side)
+        return np.asarray(np.maximum.reduceat(column, starts))
+
+    def bill(name: str) -> Bill:
+        return Bill(*(merged(lambda side, f=f: getattr(getattr(side, name), f.name)) for f in fields(Bill)))  # type: ignore[misc]
+
+    return ExpertSide(
+        bill("route"), bill("finish"), bill("experts"),
+        merged(lambda s: s.dispatch), merged(lambda s: s.combine), merged(lambda s: s.arrived),
+    )  # fmt: skip
+
+
+def take_rows(rows: MoeRows, at: Ints) -> MoeRows:
+    """Some of the rows."""
+    return MoeRows(*(getattr(rows, name)[at] for name in MoeRows.__slots__))
+
+
+@dataclass(frozen=True)
+class AttentionSide:
+    """Bills of the attention GPUs per case [N]: attention and dense FFN per layer kind (None for a mixture), both ends."""
+
+    attention: tuple[Bill, ...]
+    dense: tuple[Bill | None, ...]
+    embedding: Bill
+    head: Bill
+
+
+@dataclass(frozen=True)
+class SeparatePrice:
+    """Times of the four machines, bytes of the fullest GPU on each side for one wave, bytes sent: per case [N]."""
+
+    times: Times
+    attention_bytes: Array
+    expert_bytes: Array
+    sent: Array
+
+
+def separate_price(
+    env: Setting, near: AttentionSide, far: dict[int, ExpertSide], cases: Cases, resident: Array, in_flight: int
+) -> SeparatePrice:
+    """Add the layers up to tasks and bytes. `far` has an entry per mixture kind, `resident` the sequences in the cache."""
+    tasks, dispatch, experts, combine = [near.embedding.seconds], [], [], []
+    weights = [near.embedding.weights + (0.0 if env.model.tied_embeddings else 1.0) * near.head.weights]
+    peak, cache, sent, far_weights, far_peak = near.embedding.peak, np.zeros(near.head.peak.shape), near.head.sent, 0.0, 0.0
+    arrived = np.zeros(near.head.peak.shape)
+    for kind in env.kind_of_layer:
+        block, dense = near.attention[kind], near.dense[kind]
+        tasks[-1] = tasks[-1] + block.seconds
+        own = [block]
+        if dense is not None:
+            tasks[-1] = tasks[-1] + dense.seconds
+            own.append(dense)
+        else:
+            side = far[kind]
+            tasks[-1] = tasks[-1] + side.route.seconds
+            tasks.append(side.finish.seconds)
+            dispatch.append(side.dispatch)
+            experts.append(side.experts.seconds)
+            combine.append(side.combine)
+            own += [side.route, side.finish]
+            far_weights, far_peak = far_weights + side.experts.weights, np.maximum(far_peak, side.experts.peak)
+            arrived = np.maximum(arrived, side.arrived)
+            sent = sent + 2.0 * side.arrived
+        for bill in own:
+            weights.append(bill.weights)
+            peak, cache, sent = np.maximum(peak, bill.peak), cache + bill.cache, sent + bill.sent
+    tasks[-1] = tasks[-1] + near.head.seconds
+    held = _held_bytes(env, cases) * in_flight
+    near_bytes = np.sum(weights, axis=0) + np.maximum(peak, near.head.peak) + cache * resident + held + fixed_bytes(env, cases.attention_kind)
+    far_bytes = far_weights + far_peak + TRANSFER_BUFFERS * 2.0 * arrived + fixed_bytes(env, cases.expert_kind)
+    times = Times(np.array(tasks), np.array(dispatch), np.array(experts), np.array(combine))
+    return SeparatePrice(times, near_bytes, np.asarray(far_bytes), np.asarray(sent))
+
+
+def _held_bytes(env: Setting, cases: Cases) -> Array:
+    """Residual stream of one micro-batch on one attention GPU while its experts run."""
+    tokens = -(-cases.sequences * env.query_length // cases.shards)
+    return np.asarray(env.context.tensor("", tokens, env.model.hidden).bytes)
+
+
+def fixed_bytes(env: Setting, kind: str) -> float:
+    """Reserve and transfer buffers of a GPU."""
+    return reserve_bytes(env.cluster.kinds[kind]) + COLLECTIVE_BYTES
