@@ -44,6 +44,8 @@ FIXED: dict[str, tuple[object, ...]] = {
     "full_attn_mod": (1, None),
     "interpolate_factor": (1, None),
     "use_mrope": (False, None),
+    "qkv_bias": (False, None),
+    "shared_expert_intermediate_size": (0, None),
     "use_bidirectional_attention": (False, None),
 }
 

@@ -56,7 +56,11 @@ def read_qwen3_moe(c: Fields) -> ModelSpec:
     act = read_activation(c, "hidden_act", default="silu")
     width = c.integer("moe_intermediate_size", low=1)
     moe = Ffn("moe", width, True, act, experts=read_experts(c, 128), top_k=read_top_k(c, 8))
-    dense = read_dense_ffn(c)
+    if not c.boolean("use_qk_norm", default=True):
+        raise c.error("use_qk_norm", "true: the class always normalises q and k")
+    sparse = [(i + 1) % step == 0 and i not in dense_layers for i in range(shape.layers)]
+    c.ignore(["intermediate_size"])  # often written, and of no effect where every layer is a mixture
+    dense = moe if all(sparse) else read_dense_ffn(c)
     window = _qwen3_moe_window(c, shape.layers)
     attention = shape.attention(rotary, q_bias=bias, kv_bias=bias, o_bias=bias, qk_norm="head", window=window)
     layers = [Layer(attention, moe if (i + 1) % step == 0 and i not in dense_layers else dense) for i in range(shape.layers)]
@@ -159,7 +163,7 @@ def read_llama4(c: Fields) -> ModelSpec:
             rotary if turn else 0,
             rope="interleaved" if turn else "none",
             qk_norm="head" if qk_norm and turn else "none",
-            qk_norm_weights=False,
+            qk_norm_weights=not (qk_norm and turn),
             q_bias=bias,
             kv_bias=bias,
             o_bias=bias,

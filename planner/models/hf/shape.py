@@ -102,11 +102,12 @@ def read_activation(c: Fields, *names: str, default: str) -> str:
 
 
 def read_rotary(c: Fields, head_dim: int, *, name: str = "partial_rotary_factor", default: float = 1.0) -> int:
-    """Rotated dims of a head; newer files put the fraction inside `rope_parameters`."""
-    parameters = c.maybe_mapping("rope_parameters")
+    """Rotated dims of a head; newer files put the fraction inside the mapping of the rotation."""
     fraction = default
-    if parameters is not None and parameters.has("partial_rotary_factor"):
-        fraction = parameters.number("partial_rotary_factor", high=1.0)
+    for where in ("rope_scaling", "rope_parameters"):
+        parameters = c.maybe_mapping(where)
+        if parameters is not None and parameters.has("partial_rotary_factor"):
+            fraction = parameters.number("partial_rotary_factor", high=1.0)
     if c.has(name):
         fraction = c.number(name, high=1.0)
     return int(head_dim * fraction)
