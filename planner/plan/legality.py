@@ -81,9 +81,8 @@ def _check_stage(fields: Fields, space: SearchSpace, index: int) -> None:
         allowed = f"a divisor of the stage's {_some(attention_ways)} GPUs, at most {space.sizes.ffn_hidden} FFN columns"
         raise InputError(f"{place}.mlp.ways", _only(pin.mlp_ways), allowed, fields.source)
     if space.sizes.moe and not any(_placed(space, index, *split) for split in splits):
-        name, value = (
-            ("placement", pin.experts.placement) if pin.experts.placement else ("tensor_ways", pin.experts.tensor_ways)
-        )
+        placed = pin.experts.placement
+        name, value = ("placement", _only(placed)) if placed else ("tensor_ways", _only(pin.experts.tensor_ways))
         homes = sorted({experts or attention for attention, experts in splits})
         allowed = f"tensor_ways that divide the {_some(homes)} GPUs with experts, and as many groups as the placement names"
         allowed += f" (at most {space.sizes.experts}: one for each expert)" if not placed else ""
