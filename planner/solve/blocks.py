@@ -156,6 +156,28 @@ class PricedSpace:
         at = self.sequences.index(sequences)
         return stage_price(view(self.env, self.sizes, table, slot.site, at, replica_batch, partitions, ffns), self.spans[0])
 
+    def least_layer(self, sequences: int) -> tuple[float, float] | None:
+        """(seconds of all layers, GPU-seconds of all layers) with the fastest, and the thriftiest, option of each layer.
+
+        No pipeline of micro-batches of `sequences` has a shorter chain, or does less work; None where there is no option.
+        """
+        kinds = len(self.env.kinds)
+        chain, work = np.full(kinds, np.inf), np.full(kinds, np.inf)
+        for options, table in zip(self.blocks, self.tables, strict=True):
+            allowed = options.fits(self.sizes, sequences) if options.allowed.size else options.allowed
+            if table is None or not allowed.any():
+                continue
+            index = [options.block.shards.index(residual_shards(self.sizes, p)) for p in options.block.partitions]
+            at = self.sequences.index(sequences)
+            for kind in range(kinds):
+                both = table.attention[kind].seconds[:, at, :, None] + table.ffn[kind].seconds[:, at][:, index]
+                least = float(both[:, allowed].min())
+                chain[kind], work[kind] = min(chain[kind], least), min(work[kind], least * options.block.width)
+        counts = np.bincount(np.asarray(self.env.kind_of_layer), minlength=kinds)
+        if not np.isfinite(chain).all():
+            return None
+        return float(counts @ chain), float(counts @ work)
+
     def capacity(self, slot: StageSlot) -> float:
         """Bytes of one GPU of a slot."""
         return float(self.env.cluster.kinds[self.blocks[slot.block].block.kind].memory_bytes)

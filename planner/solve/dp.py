@@ -80,6 +80,10 @@ class PipelineTable:
         sweeps = [Sweep(self, limit, minimax, count) for count in self.counts]
         return min(sweeps, key=lambda s: float(s.final.min()))
 
+    def sweep_open(self) -> Array:
+        """Least chain before a stage that starts at a layer and rank with width index w [layers, ranks, D], any stage count."""
+        return Sweep(self, np.inf, False, None).before
+
 
 class Sweep:
     """One run: `final[end, w]` is the least chain (or slowest time) of all layers on ranks [0, end), last width w."""
@@ -97,6 +101,11 @@ class Sweep:
         last = self._values[-1, table.layers]
         back = np.where(table.feedback <= limit, table.feedback, np.inf)
         self.final: Array = self._join(last, back)
+
+    @property
+    def before(self) -> Array:
+        """Least chain before a stage [start, first, w] of an open sweep."""
+        return self._ready[0, :-1, :-1]
 
     def _before(self, level: int, stop: int | None = None) -> Array:
         """Values that a stage of this level may follow [start, first, w]."""

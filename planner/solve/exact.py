@@ -24,26 +24,28 @@ class BranchOptimum:
     least_slowest: float
 
 
-def branch_optimum(table: PipelineTable, objective: Objective, cutoff: float = np.inf, last_end: int | None = None) -> BranchOptimum:
-    """Least objective below `cutoff` of pipelines that end at or before rank `last_end`.
+def branch_optimum(
+    table: PipelineTable, objective: Objective, cutoff: float = np.inf, first_end: int = 1, last_end: int | None = None
+) -> BranchOptimum:
+    """Least objective below `cutoff` of pipelines that use at least `first_end` and at most `last_end` ranks.
 
     A sweep finds the least chain under a limit. Any pipeline whose slowest time is at least that of the one found has
     no smaller chain, so it is no better: the limit falls below it. The sweeps end when even the least slowest time
     cannot make up for the chain.
     """
     end = table.ranks if last_end is None else last_end
-    slowest = float(table.sweep(minimax=True).final[: end + 1].min())
+    slowest = float(table.sweep(minimax=True).final[first_end : end + 1].min())
     best, path, sweeps, limit, least = cutoff, None, 1, np.inf, np.inf
     while np.isfinite(slowest) and slowest <= limit:
         sweep = table.sweep(limit)
         sweeps += 1
-        final = sweep.final[: end + 1]
+        final = sweep.final[first_end : end + 1]
         chain = float(final.min())
         least = min(least, chain)
         if not np.isfinite(chain) or objective.value(chain, slowest) >= best:
             break
         at = np.unravel_index(int((final > chain * (1 + SAME)).argmin()), final.shape)
-        found = sweep.path(int(at[0]), int(at[1]))
+        found = sweep.path(first_end + int(at[0]), int(at[1]))
         value = objective.value(found.chain, found.slowest)
         if value < best:
             best, path = value, found

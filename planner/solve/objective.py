@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 Name = Literal["latency", "throughput", "cost"]
 
 
@@ -27,3 +30,11 @@ class Objective:
         if self.name == "throughput":
             return self.micro_batches * slowest
         return chain + (self.micro_batches - 1) * slowest
+
+    def values(self, chain: NDArray[np.float64], slowest: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Seconds to minimize, elementwise."""
+        if self.decode:
+            return np.asarray(np.maximum(chain, self.micro_batches * slowest))
+        if self.name == "throughput":
+            return np.where(np.isfinite(chain), self.micro_batches * slowest, np.inf)
+        return np.asarray(chain + (self.micro_batches - 1) * slowest)

@@ -1,0 +1,164 @@
+"""The CP model of a branch: which stages form the pipeline, over the legs that no bound has excluded.
+
+A leg is a stage on given layers and ranks with its best option. The exact dynamic program gives, for every leg, a bound
+on any pipeline through it; legs whose bound reaches the cutoff are left out, the rest are the model's variables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.solve.dp import Leg, Path, PipelineTable
+from planner.solve.objective import Objective
+
+Array = NDArray[np.float64]
+RESOLUTION = 1e-9
+"""Size of a tick relative to the cutoff, divided by the sum of the objective's multipliers."""
+MAX_LEGS = 20_000
+
+
+@dataclass(frozen=True)
+class CpAnswer:
+    """What CP-SAT found: status name, its pipeline, proven bound in seconds (inf: none beats the cutoff), legs, cuts."""
+
+    status: str
+    path: tuple[Leg, ...]
+    bound: float
+    legs: int
+
+
+def surviving_legs(table: PipelineTable, objective: Objective, slowest: float, cutoff: float) -> list[tuple[Leg, float]]:
+    """Legs with their seconds that may belong to a pipeline of at most `cutoff`; `slowest` is the least slowest time."""
+    before = table.sweep_open()
+    after = _after(table)
+    found = []
+    for stop in range(1, table.layers + 1):
+        times = table.stage[stop]
+        for w, width in enumerate(table.widths):
+            tail = np.full(table.ranks, np.inf)
+            tail[: table.ranks + 1 - width] = after[stop, width:, w]
+            through = before[:stop, :, w] + times[:, :, w] + tail[None, :]
+            floor = np.maximum(times[:, :, w], slowest)
+            with np.errstate(invalid="ignore"):
+                value = objective.values(through, floor)
+            for start, first in zip(*np.nonzero(value <= cutoff), strict=True):
+                found.append((Leg(int(start), stop, int(first), width), float(times[start, first, w])))
+    return found
+
+
+def _after(table: PipelineTable) -> Array:
+    """Least chain that follows a stage of width index w ending at a layer and rank [layers + 1, ranks + 1, D]."""
+    layers, ranks, widths = table.layers, table.ranks, table.widths
+    found = np.full((layers + 1, ranks + 1, len(widths)), np.inf)
+    found[layers] = table.feedback
+    for stop in range(layers - 1, 0, -1):
+        best = np.full((ranks, len(widths)), np.inf)
+        for later in range(stop + 1, layers + 1):
+            for w, width in enumerate(widths):
+                tail = table.stage[later][stop, : ranks + 1 - width, w] + found[later, width:, w]
+                best[: ranks + 1 - width, w] = np.minimum(best[: ranks + 1 - width, w], tail)
+        found[stop, :ranks] = (table.send + best[:, None, :]).min(axis=2)
+    return found
+
+
+class PipelineModel:
+    """CP-SAT model over legs: one path of layers and ranks, hand-overs between neighbours, and the slowest time."""
+
+    def __init__(self, table: PipelineTable, objective: Objective, legs: list[tuple[Leg, float]], cutoff: float) -> None:
+        from ortools.sat.python import cp_model
+
+        self._cp: Any = cp_model
+        self.model: Any = cp_model.CpModel()
+        self.table, self.objective, self.legs = table, objective, legs
+        multipliers = 2 * table.layers + 1 + objective.micro_batches
+        self.tick = cutoff * RESOLUTION / multipliers
+        self.used = [self.model.new_bool_var(f"leg_{i}") for i in range(len(legs))]
+        self.slowest = self.model.new_int_var(0, self._ticks(cutoff) + 1, "slowest")
+        self._chain: list[Any] = []
+        self._connect()
+        self._minimize(cutoff)
+
+    def _ticks(self, seconds: float) -> int:
+        return int(seconds / self.tick)
+
+    def _connect(self) -> None:
+        """Every reached (layer, rank) is left by exactly one hand-over, the end by none."""
+        into: dict[tuple[int, int, int], list[Any]] = {}
+        out: dict[tuple[int, int, int], list[Any]] = {}
+        widths = {width: i for i, width in enumerate(self.table.widths)}
+        starts, ends = [], []
+        for (leg, seconds), used in zip(self.legs, self.used, strict=True):
+            self._chain.append(used * self._ticks(seconds))
+            self.model.add(self.slowest >= self._ticks(seconds)).only_enforce_if(used)
+            w, end = widths[leg.width], leg.first + leg.width
+            starts.append(used) if leg.start == 0 else out.setdefault((leg.start, leg.first, w), []).append(used)
+            if leg.stop == self.table.layers:
+                ends.append(used)
+                self._chain.append(used * self._ticks(float(self.table.feedback[end, w])))
+            else:
+                into.setdefault((leg.stop, end, w), []).append(used)
+        self.model.add_exactly_one(starts)
+        self.model.add_exactly_one(ends)
+        self._hand_over(into, out)
+        if self.table.counts is not None:
+            domain = self._cp.Domain.from_values(list(self.table.counts))
+            self.model.add_linear_expression_in_domain(sum(self.used), domain)
+
+    def _hand_over(self, into: dict[tuple[int, int, int], list[Any]], out: dict[tuple[int, int, int], list[Any]]) -> None:
+        left: dict[tuple[int, int, int], list[Any]] = {key: [] for key in into}
+        right: dict[tuple[int, int, int], list[Any]] = {key: [] for key in out}
+        for layer, at, w1 in into:
+            for layer2, at2, w2 in out:
+                seconds = float(self.table.send[at, w1, w2]) if (layer, at) == (layer2, at2) else np.inf
+                if np.isfinite(seconds):
+                    sent = self.model.new_bool_var(f"send_{layer}_{at}_{w1}_{w2}")
+                    left[layer, at, w1].append(sent)
+                    right[layer, at, w2].append(sent)
+                    self._chain.append(sent * self._ticks(seconds))
+                    self.model.add(self.slowest >= self._ticks(seconds)).only_enforce_if(sent)
+        for key, legs in into.items():
+            self.model.add(sum(legs) == sum(left[key]))
+        for key, legs in out.items():
+            self.model.add(sum(legs) == sum(right[key]))
+
+    def _minimize(self, cutoff: float) -> None:
+        chain, count = sum(self._chain), self.objective.micro_batches
+        limit = self._ticks(cutoff) + 1
+        if self.objective.decode:
+            value = self.model.new_int_var(0, limit, "token")
+            self.model.add(value >= chain)
+            self.model.add(value >= count * self.slowest)
+        else:
+            value = count * self.slowest if self.objective.name == "throughput" else chain + (count - 1) * self.slowest
+            self.model.add(value <= limit)
+        self.model.minimize(value)
+
+    def hint(self, path: Path) -> None:
+        """Start from a known pipeline."""
+        known = set(path.legs)
+        for (leg, _), used in zip(self.legs, self.used, strict=True):
+            self.model.add_hint(used, leg in known)
+
+    def forbid(self, legs: tuple[Leg, ...]) -> None:
+        """Cut off one pipeline."""
+        chosen = [used for (leg, _), used in zip(self.legs, self.used, strict=True) if leg in set(legs)]
+        self.model.add(sum(chosen) <= len(chosen) - 1)
+
+    def solve(self, seed: int, workers: int, effort: float) -> CpAnswer:
+        """Solve to optimality or until the deterministic `effort` is spent."""
+        solver = self._cp.CpSolver()
+        solver.parameters.random_seed = seed
+        solver.parameters.num_workers = workers
+        solver.parameters.interleave_search = True
+        solver.parameters.max_deterministic_time = effort
+        solver.parameters.linearization_level = 2
+        status = solver.solve(self.model)
+        if status in (self._cp.OPTIMAL, self._cp.FEASIBLE):
+            path = tuple(sorted((leg for (leg, _), u in zip(self.legs, self.used, strict=True) if solver.boolean_value(u)), key=lambda x: x.start))
+            return CpAnswer(solver.status_name(status), path, solver.best_objective_bound * self.tick, len(self.legs))
+        bound = np.inf if status == self._cp.INFEASIBLE else 0.0
+        return CpAnswer(solver.status_name(status), (), bound, len(self.legs))

@@ -1,0 +1,335 @@
+"""The optimum of a space with its proof: branches by bound, exact program per branch, CP-SAT on what is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from planner.evaluate.pipeline import makespan
+from planner.evaluate.setting import Setting
+from planner.solve.apart import ApartFound, ApartSpace
+from planner.solve.blocks import PricedSpace
+from planner.solve.branch import Branch, OptionFilter, StageArrays
+from planner.solve.cp import MAX_LEGS, PipelineModel, surviving_legs
+from planner.solve.dp import Path, PipelineTable
+from planner.solve.exact import SAME, branch_optimum
+from planner.solve.objective import Name, Objective
+from search_spaces.space import SearchSpace
+from search_spaces.stages import Choice, StageChoice
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a search may spend, and how CP-SAT runs: wall seconds, deterministic seconds per CP model, workers, seed."""
+
+    seconds: float = float("inf")
+    effort: float = 20.0
+    workers: int = 2
+    seed: int = 0
+
+
+@dataclass
+class Counts:
+    """What the search did: options priced, branches opened, CP models solved, cuts added, choices dropped by reason."""
+
+    priced: int = 0
+    branches: int = 0
+    iterations: int = 0
+    cuts: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Count what was left out."""
+        if count:
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best choice (None if there is none), its objective in seconds (or dollars) and the proven lower bound.
+
+    `complete` is False when the time ran out before every branch was closed. `excess_bytes` is the fewest bytes by which
+    any plan exceeds the memory, when none fits.
+    """
+
+    choice: Choice | None
+    value: float
+    bound: float
+    complete: bool
+    counts: Counts
+    excess_bytes: float = float("inf")
+
+    @property
+    def gap(self) -> float:
+        """Relative distance of the bound."""
+        return abs(self.bound - self.value) / abs(self.value) if self.choice is not None and self.value else 0.0
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A candidate plan: its price, what ties are broken by, and the pipeline or the stage with experts apart."""
+
+    value: float
+    gpus: int
+    replicas: int
+    micro_batches: int
+    path: Path | None
+    apart: ApartFound | None
+    weight: float = 1.0
+
+    def rank(self, best: float) -> tuple[float, int, int, int, int]:
+        """Order of preference: least value (ties within SAME), fewer GPUs, fewer stages, fewer micro-batches and replicas."""
+        tied = 0.0 if self.value <= best * (1 + SAME) else self.value
+        return tied, self.gpus, len(self.path.legs) if self.path else 1, self.micro_batches, self.replicas
+
+
+class SpaceSearch:
+    """A priced space that can be asked for its optimum, also with some decisions pinned."""
+
+    def __init__(self, env: Setting, space: SearchSpace, objective: Name = "latency", limits: Limits | None = None) -> None:
+        self.env, self.space, self.objective = env, space, objective
+        self.limits = limits or Limits()
+        self.priced = PricedSpace(env, space)
+        self.apart = ApartSpace(env, space)
+        self._arrays: dict[tuple[int, int], StageArrays] = {}
+
+    def _objective(self, micro_batches: int) -> Objective:
+        return Objective(self.objective, self.space.sizes.phase == "decode", micro_batches)
+
+    def branch(self, replicas: int, micro_batches: int) -> Branch:
+        """One branch of the space."""
+        return Branch(self.priced, replicas, micro_batches)
+
+    def arrays(self, branch: Branch, keep: OptionFilter | None = None) -> StageArrays:
+        """Best stages of a branch; those of the whole space are kept for later questions."""
+        if keep is not None:
+            return branch.arrays(keep)
+        key = (branch.replicas, branch.micro_batches)
+        if key not in self._arrays:
+            self._arrays[key] = branch.arrays()
+        return self._arrays[key]
+
+    def weight(self, replicas: int, gpus: int) -> float:
+        """What seconds are multiplied by: one, or the price per second of the GPUs in use."""
+        if self.objective != "cost":
+            return 1.0
+        kinds = self.env.cluster
+        return replicas * sum(kinds.kind_of(rank).price_per_hour for rank in range(gpus)) / 3600.0
+
+    def bound(self, branch: Branch) -> float:
+        """Closed-form lower bound of a branch: chain of the cheapest layers, and all work shared by all its GPUs."""
+        objective = self._objective(branch.micro_batches)
+        least = self.priced.least_layer(branch.sequences)
+        if least is None:
+            return np.inf
+        chain, work = least
+        seconds = objective.value(chain, work / branch.stride)
+        if self.objective != "cost":
+            return seconds
+        return min(self.weight(branch.replicas, g) * objective.value(chain, work / g) for g in range(1, branch.stride + 1))
+
+    def run(self, cutoff: float = np.inf, progress: Progress | None = None, *, prove: bool = True) -> Optimum:
+        """The optimum of the whole space."""
+        if self.space.layout:
+            return self._run_pinned(cutoff)
+        counts, start, complete = Counts(priced=self.priced.priced + self.apart.priced), time.monotonic(), True
+        best, found, opened, bounds = cutoff, [], [], []
+        branches = [self.branch(r, m) for r, m in self.space.branches]
+        for bound, _, branch in sorted((self.bound(b), i, b) for i, b in enumerate(branches)):
+            if bound > best * (1 + SAME):
+                counts.drop("bound" if np.isfinite(bound) else "no option", 1)
+                continue
+            if time.monotonic() - start > self.limits.seconds and found:
+                complete = False
+                bounds.append(bound)
+                continue
+            counts.branches += 1
+            opened.append(branch)
+            for candidate in self._linear(branch, best):
+                found.append(candidate)
+                best = min(best, candidate.value)
+            if progress:
+                progress(f"replicas {branch.replicas}, micro-batches {branch.micro_batches}: incumbent {best:.6g}, bound {bound:.6g}")
+        for branch in branches:
+            candidate = self._with_experts_apart(branch, best)
+            if candidate is not None:
+                found.append(candidate)
+                best = min(best, candidate.value)
+        if not found:
+            return Optimum(None, np.inf, np.inf, complete, counts, self._excess(branches))
+        chosen = min(found, key=lambda f: f.rank(best))
+        chosen = self._fewer_gpus(chosen, best)
+        proven = self._prove(opened, chosen, best, counts) if prove else best
+        return Optimum(self._choice(chosen), chosen.value, min([proven, chosen.value, *bounds]), complete, counts)
+
+    def _linear(self, branch: Branch, cutoff: float, keep: OptionFilter | None = None, counts: tuple[int, ...] | None = None) -> list[_Found]:
+        """The best linear pipeline of a branch if it is no worse than the cutoff."""
+        table = PipelineTable(branch, self.arrays(branch, keep), counts or self.space.stages)
+        objective, found = self._objective(branch.micro_batches), []
+        for first, last in self._end_groups(branch):
+            weight = self.weight(branch.replicas, last)
+            optimum = branch_optimum(table, objective, cutoff * (1 + 2 * SAME) / weight, first, last)
+            if optimum.path is not None:
+                value = optimum.value * weight
+                gpus = branch.replicas * (optimum.path.legs[-1].first + optimum.path.legs[-1].width)
+                found.append(_Found(value, gpus, branch.replicas, branch.micro_batches, optimum.path, None, weight))
+                cutoff = min(cutoff, value)
+        return found
+
+    def _end_groups(self, branch: Branch) -> list[tuple[int, int]]:
+        """Ranges of end ranks that share a weight: all at once, or each alone when GPUs are paid for."""
+        if self.objective != "cost":
+            return [(1, branch.stride)]
+        return [(g, g) for g in range(1, branch.stride + 1)]
+
+    def _with_experts_apart(self, branch: Branch, cutoff: float) -> _Found | None:
+        if not self.apart.splits:
+            return None
+        if self.objective == "cost":
+            return None
+        best = self.apart.best(branch.replicas, branch.micro_batches, cutoff)
+        if best is None:
+            return None
+        gpus = branch.replicas * len(best.stage.devices)
+        return _Found(best.value, gpus, branch.replicas, branch.micro_batches, None, best)
+
+    def _fewer_gpus(self, chosen: _Found, best: float) -> _Found:
+        """The same value on fewer ranks, if the same branch has such a plan."""
+        while chosen.path is not None and self.objective != "cost":
+            end = chosen.path.legs[-1].first + chosen.path.legs[-1].width
+            branch = self.branch(chosen.replicas, chosen.micro_batches)
+            table = PipelineTable(branch, self.arrays(branch), self.space.stages)
+            if end == 1:
+                break
+            again = branch_optimum(table, self._objective(branch.micro_batches), best * (1 + SAME), 1, end - 1)
+            if again.path is None:
+                break
+            gpus = branch.replicas * (again.path.legs[-1].first + again.path.legs[-1].width)
+            chosen = replace(chosen, value=again.value, gpus=gpus, path=again.path)
+        return chosen
+
+    def _prove(self, opened: list[Branch], chosen: _Found, best: float, counts: Counts) -> float:
+        """Lower bound over the opened branches: legs that no bound excludes go to CP-SAT."""
+        proven = np.inf
+        for branch in opened:
+            objective = self._objective(branch.micro_batches)
+            for first, last in self._end_groups(branch):
+                weight = self.weight(branch.replicas, last)
+                cutoff = best * (1 + SAME) / weight
+                table = PipelineTable(branch, self.arrays(branch), self.space.stages)
+                legs = [
+                    (leg, s)
+                    for leg, s in surviving_legs(table, objective, self._least_slowest(table), cutoff)
+                    if leg.stop < table.layers or first <= leg.first + leg.width <= last
+                ]
+                if not legs or len(legs) > MAX_LEGS:
+                    counts.drop("branch closed by the exact program", 1)
+                    continue
+                proven = min(proven, weight * self._solve_model(table, objective, legs, cutoff, branch, chosen, counts))
+        return proven
+
+    def _least_slowest(self, table: PipelineTable) -> float:
+        return float(table.sweep(minimax=True).final.min())
+
+    def _solve_model(
+        self, table: PipelineTable, objective: Objective, legs: list, cutoff: float, branch: Branch, chosen: _Found, counts: Counts  # type: ignore[type-arg]
+    ) -> float:
+        model = PipelineModel(table, objective, legs, cutoff)
+        if chosen.path is not None and (branch.replicas, branch.micro_batches) == (chosen.replicas, chosen.micro_batches):
+            model.hint(chosen.path)
+        answer = model.solve(self.limits.seed, self.limits.workers, self.limits.effort)
+        counts.iterations += 1
+        return max(answer.bound, 0.0)
+
+    def _choice(self, found: _Found) -> Choice:
+        if found.apart is not None:
+            return Choice(found.replicas, found.micro_batches, (found.apart.stage,), found.apart.in_flight)
+        if found.path is None:
+            raise ValueError("a candidate has a pipeline or experts apart")
+        branch = self.branch(found.replicas, found.micro_batches)
+        return Choice(found.replicas, found.micro_batches, self.stages(branch, found.path, self.arrays(branch)))
+
+    def stages(self, branch: Branch, path: Path, arrays: StageArrays) -> tuple[StageChoice, ...]:
+        """The stages of a found pipeline with their options."""
+        stages, rows = [], self.priced.spans[1]
+        for leg in path.legs:
+            slot = branch.slot(leg.first, leg.width)
+            if slot is None:
+                raise ValueError("a found stage has a slot")
+            index = arrays.option[rows[leg.start, leg.stop], leg.first, branch.widths.index(leg.width)]
+            option = branch.option_at(slot, int(index))
+            stages.append(StageChoice(leg.stop - leg.start, slot.devices, option.attention, option.mlp_ways, option.experts))
+        return tuple(stages)
+
+    def _run_pinned(self, cutoff: float) -> Optimum:
+        """The optimum of a space whose stages are fixed: every stage takes its fastest option that fits."""
+        counts = Counts(priced=self.priced.priced + self.apart.priced)
+        best: tuple[float, Choice] | None = None
+        branches = [self.branch(r, m) for r, m in self.space.branches]
+        for branch in branches:
+            counts.branches += 1
+            for value, choice in self._pinned_choices(branch):
+                if value < min(cutoff, best[0] * (1 - SAME) if best else np.inf):
+                    best = (value, choice)
+        if best is None:
+            return Optimum(None, np.inf, np.inf, True, counts, self._excess(branches))
+        return Optimum(best[1], best[0], best[0], True, counts)
+
+    def _pinned_choices(self, branch: Branch) -> list[tuple[float, Choice]]:
+        found = []
+        legs, start = [], 0
+        for pin in self.space.layout:
+            slot = self.priced.slots.get(pin.devices)
+            if slot is None or max(pin.devices) >= branch.stride:
+                break
+            seconds, option, _ = branch.best(slot)
+            row = self.priced.spans[1][start, start + pin.layers]
+            legs.append((float(seconds[row]), slot, int(option[row]), pin.layers))
+            start += pin.layers
+        else:
+            if all(np.isfinite(seconds) for seconds, *_ in legs):
+                found.append(self._pinned_pipeline(branch, legs))
+        apart = self._with_experts_apart(branch, np.inf)
+        if apart is not None:
+            found.append((apart.value, self._choice(apart)))
+        return found
+
+    def _pinned_pipeline(self, branch: Branch, legs: list) -> tuple[float, Choice]:  # type: ignore[type-arg]
+        devices = [slot.devices for _, slot, _, _ in legs]
+        sends = [self.priced.send(a, b, branch.sequences) for a, b in zip(devices, devices[1:], strict=False)]
+        decode = self.space.sizes.phase == "decode"
+        if decode and len(legs) > 1:
+            sends.append(self.priced.feedback(devices[-1], devices[0], branch.sequences))
+        value = makespan([seconds for seconds, *_ in legs], sends, branch.micro_batches, decode)
+        if self.objective == "throughput" and not decode:
+            value = branch.micro_batches * max([*(s for s, *_ in legs), *sends])
+        stages = []
+        for _, slot, index, layers in legs:
+            option = branch.option_at(slot, index)
+            stages.append(StageChoice(layers, slot.devices, option.attention, option.mlp_ways, option.experts))
+        ranks = sum(len(d) for d in devices)
+        return value * self.weight(branch.replicas, ranks), Choice(branch.replicas, branch.micro_batches, tuple(stages))
+
+    def _excess(self, branches: list[Branch]) -> float:
+        """Fewest bytes by which any stage or side exceeds its GPU's memory, over all branches."""
+        least = np.inf
+        for branch in branches:
+            if self.space.layout:
+                worst, start = 0.0, 0
+                for pin in self.space.layout:
+                    slot = self.priced.slots.get(pin.devices)
+                    row = self.priced.spans[1][start, start + pin.layers]
+                    worst = max(worst, float(branch.best(slot)[2][row]) if slot is not None else np.inf)
+                    start += pin.layers
+                least = min(least, worst)
+            else:
+                over = self.arrays(branch).over
+                least = min(least, float(over.min(initial=np.inf)))
+            if self.apart.splits:
+                least = min(least, self.apart.least_excess(branch.replicas, branch.micro_batches))
+        return least
