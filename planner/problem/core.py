@@ -1,0 +1,58 @@
+"""Problem: everything a search needs, and the mapping it can be written back as."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+from planner.cluster import Cluster
+from planner.model import ModelSpec
+from planner.workload import Workload
+from search_spaces.sizes import Sizes
+from search_spaces.space import SearchSpace
+
+PROBLEM_SCHEMA = "planner.problem/1"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model, a workload and a cluster with what may be chosen for them.
+
+    Parameters
+    ----------
+    name: the problem's name, or one made of its parts
+    source: the text that the problem was transcribed from, if any
+    space: what a search may choose
+    plans: the hand-designed plans in the order of their file; each is a space with less left open
+    plan_notes: what a plan's author remarks, or why a plan is left out of `plans`
+    assumptions: what the source does not say and the file assumes
+    claims: what the source claims about its plans, as written in the file
+    unrestricted: the space with the number of replicas open
+    restrictions: what the space leaves out, in words
+    raw: the resolved mapping, for `problem_to_dict`
+
+    """
+
+    name: str
+    source: str
+    model: ModelSpec
+    cluster: Cluster
+    workload: Workload
+    space: SearchSpace
+    plans: dict[str, SearchSpace]
+    plan_notes: dict[str, str]
+    assumptions: tuple[str, ...]
+    claims: tuple[dict[str, object], ...]
+    unrestricted: SearchSpace
+    restrictions: tuple[str, ...]
+    raw: dict[str, object]
+
+    @property
+    def sizes(self) -> Sizes:
+        """The integers that the space depends on."""
+        return self.space.sizes
+
+
+def problem_to_dict(problem: Problem) -> dict[str, object]:
+    """The mapping (`planner.problem/1`) that `load_problem` reads back into an equal problem."""
+    return copy.deepcopy(problem.raw)

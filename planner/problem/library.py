@@ -1,0 +1,44 @@
+"""The problems that ship with the package, and where a problem's mapping comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import search_spaces
+from planner.errors import InputError, unknown_name
+from planner.files import read_yaml
+
+FOLDER = Path(search_spaces.__file__).parent / "library"
+SUFFIXES = (".yaml", ".yml")
+
+
+def library_names() -> list[str]:
+    """Names of the library problems, in alphabetical order."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def is_path(ref: object) -> bool:
+    """Whether a reference means a file; a plain word means a name even where a file is called the same."""
+    return isinstance(ref, Path) or (isinstance(ref, str) and (ref.lower().endswith((*SUFFIXES, ".json")) or "/" in ref))
+
+
+def problem_mapping(ref: str | Path | Mapping[str, object]) -> tuple[dict[str, object], str, Path | None]:
+    """The mapping of a problem with the name for its messages, and the folder that its paths are relative to."""
+    if isinstance(ref, Mapping):
+        return dict(ref), "", None
+    if is_path(ref):
+        path = Path(ref).expanduser()
+        return {"name": path.stem, **read_yaml(path)}, str(ref), path.parent
+    if not isinstance(ref, str):
+        raise InputError("problem", ref, "a library name, a path to a problem file, or a mapping")
+    if ref not in library_names():
+        raise unknown_name("problem", ref, library_names())
+    return {"name": ref, **read_yaml(FOLDER / f"{ref}.yaml")}, f"{ref}.yaml", FOLDER
+
+
+def beside(ref: object, folder: Path | None) -> object:
+    """A path found in a file, taken from the folder of that file; anything else as it is."""
+    if folder is None or not isinstance(ref, str) or not is_path(ref) or not (folder / ref).exists():
+        return ref
+    return str(folder / ref)
