@@ -6,42 +6,58 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from planner.cluster import GpuKind
+from planner.files import read_yaml
 
 FILE = Path(__file__).parent / "calibration.yaml"
+
+# Where a dtype was not measured on a GPU, the constants of the nearest that may have been.
+NEAREST = {"fp16": "bf16", "int8": "fp8", "mxfp4": "nvfp4", "nvfp4": "mxfp4"}
+RELATIVE = {"ampere": "a100-80gb", "ada": "l40s", "hopper": "h100", "blackwell": "b200", "cdna3": "h100"}
 
 
 @lru_cache(maxsize=1)
 def calibration() -> dict[str, Any]:
-    """The whole calibration file."""
-    with FILE.open(encoding="utf-8") as stream:
-        found: dict[str, Any] = yaml.safe_load(stream)
-    return found
+    """The whole calibration file: `gpus` and `collectives` by GPU kind, `network`, `adjust` for kinds that borrow."""
+    return dict(read_yaml(FILE))
 
 
-@lru_cache(maxsize=64)
-def lender(name: str, generation: str) -> str:
-    """The GPU kind whose constants are used for `name`: itself where it was measured."""
-    data = calibration()
-    if name in data["gpus"]:
-        return name
-    if name in data["borrow"]:
-        return str(data["borrow"][name])
-    return str(data["generations"].get(generation, "h100"))
+class Constants:
+    """The constants that price one GPU kind, and whether they were fitted to it."""
+
+    def __init__(self, kind: GpuKind, data: dict[str, Any] | None = None) -> None:
+        self._data = calibration() if data is None else data
+        self._kind = kind
+
+    def owner(self, family: str) -> str:
+        """The GPU kind whose measurements of `family` (gemm, prefill, ...) are used: itself, a relative, or the A100."""
+        gpus = self._data["gpus"]
+        for name in (self._kind.name, RELATIVE.get(self._kind.generation, "h100")):
+            if family in gpus.get(name, {}):
+                return name
+        return "a100-80gb" if self._kind.generation == "ada" else "h100"
+
+    def row(self, family: str, dtype: str) -> tuple[dict[str, float], bool]:
+        """The constants of one family and dtype, and whether this kind was measured in that dtype."""
+        owner = self.owner(family)
+        table = self._data["gpus"][owner][family]
+        chosen = dtype if dtype in table else NEAREST.get(dtype, "bf16")
+        exact = owner == self._kind.name and (dtype in table or (dtype == "fp16" and "bf16" in table))
+        row = dict(table.get(chosen) or table["bf16"])
+        row.update(self._data["adjust"].get(self._kind.name, {}).get(family, {}))
+        return row, exact
+
+    def prefill(self, dtype: str, cache: str, expanded: bool) -> dict[str, float]:
+        """The constants of prefill; a narrower cache and expanded MLA (keys wider than values) have kernels of their own."""
+        family = "mla_prefill" if expanded else "prefill"
+        mixed = f"{dtype}-{cache}"
+        return self.row(family, mixed if mixed in self._data["gpus"][self.owner(family)][family] else dtype)[0]
 
 
-def constants(kind: GpuKind, family: str) -> tuple[dict[str, Any], bool]:
-    """The constants of one family (gemm, attention, ...) and whether they were fitted to this very kind."""
-    owner = lender(kind.name, kind.generation)
-    return calibration()["gpus"][owner][family], owner == kind.name
-
-
-def collective_lender(kind: GpuKind) -> str:
+def collective_owner(kind: GpuKind, data: dict[str, Any] | None = None) -> str:
     """The GPU kind whose collective constants are used for `kind`."""
-    data = calibration()
-    if kind.name in data["collectives"]:
+    table = (calibration() if data is None else data)["collectives"]
+    if kind.name in table:
         return kind.name
-    name = lender(kind.name, kind.generation)
-    return name if name in data["collectives"] else "h100"
+    name = RELATIVE.get(kind.generation, "h100")
+    return name if name in table else "h100"

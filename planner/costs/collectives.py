@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from planner.cluster import Cluster
 from planner.clusters import load_gpu
-from planner.costs.calibration import calibration, collective_lender
+from planner.costs.calibration import calibration, collective_owner
 from planner.costs.groups import GroupShape, cluster_links
 from planner.errors import unknown_name
 
@@ -25,15 +25,23 @@ OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broad
 
 @dataclass(frozen=True, slots=True)
 class InsideConstants:
-    """One operation inside a domain: `start_s` + `step_s` for every further rank, `bus` the bus bandwidth in bytes/s at
-    2, 4 and 8 ranks, and up to `ramp_s` more, half of it at `ramp_bytes`, while a message is too short to fill the links.
+    """One operation inside a domain: `start_s` + `step_s` for every further rank, `bus2`, `bus4`, `bus8` the bus
+    bandwidth in bytes/s at 2, 4 and at least 8 ranks, and up to `ramp_s` more, half of it at `ramp_bytes`, which is the
+    time that short messages lose to protocols below the full rate.
     """
 
     start_s: float
     step_s: float
-    bus: dict[int, float]
+    bus2: float
+    bus4: float
+    bus8: float
     ramp_s: float
     ramp_bytes: float
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> InsideConstants:
+        """The constants in a row of the calibration file."""
+        return cls(**{name: float(value) for name, value in row.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +74,7 @@ def factor(operation: str, ranks: Array) -> Array:
 
 def inside_seconds(c: InsideConstants, operation: str, moved: Array, ranks: Array, faster: float = 1.0) -> Array:
     """Seconds inside one domain; `faster` is how much faster the link is than the one the constants were fitted on."""
-    at = np.log2(np.array(sorted(c.bus), dtype=np.float64))
-    bus = np.interp(np.log2(np.maximum(ranks, 1.0)), at, [c.bus[n] for n in sorted(c.bus)]) * faster
+    bus = np.interp(np.log2(np.maximum(ranks, 1.0)), [1.0, 2.0, 3.0], [c.bus2, c.bus4, c.bus8]) * faster
     ramp = c.ramp_s * moved / (moved + c.ramp_bytes)
     return np.asarray(c.start_s + c.step_s * hops(ranks) + factor(operation, ranks) * moved / bus + ramp)
 
@@ -75,22 +82,23 @@ def inside_seconds(c: InsideConstants, operation: str, moved: Array, ranks: Arra
 class Collectives:
     """Prices of the collectives of one cluster, in seconds."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, data: dict[str, Any] | None = None) -> None:
         self.cluster = cluster
-        self._net = NetworkConstants(**calibration()["network"])
+        self._data = calibration() if data is None else data
+        self._net = NetworkConstants(**self._data["network"])
         self._links = [self._tier(link.bandwidth, kind) for link, kind in cluster_links(cluster)]
         nodes = max(1, min(len(domain.ranks) for domain in cluster.domains) // cluster.gpus_per_node)
         self._adapters = float(cluster.nics_per_node * nodes)
-        self.sources = {kind: "fitted" if collective_lender(self._kind(kind)) == kind else "roofline" for kind in cluster.kinds}
+        self.sources = {name: "fitted" if self._owner(name) == name else "roofline" for name in cluster.kinds}
 
-    def _kind(self, name: str) -> Any:
-        return self.cluster.kinds[name]
+    def _owner(self, name: str) -> str:
+        return collective_owner(self.cluster.kinds[name], self._data)
 
     def _tier(self, bandwidth: float, name: str) -> tuple[dict[str, InsideConstants], float]:
         """Constants of a scale-up tier, and how much faster it is than the link they were fitted on."""
-        lender = collective_lender(self._kind(name))
-        usual = load_gpu(lender).scale_up
-        table = {op: InsideConstants(**row) for op, row in calibration()["collectives"][lender].items()}
+        owner = self._owner(name)
+        usual = load_gpu(owner).scale_up
+        table = {op: InsideConstants.of(row) for op, row in self._data["collectives"][owner].items()}
         table.setdefault("broadcast", table["all_gather"])
         return table, bandwidth / usual.bandwidth if usual else 1.0
 

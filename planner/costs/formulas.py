@@ -27,7 +27,8 @@ class Machine:
 class GemmConstants:
     """Matrix multiply. `launch_s` a kernel with nothing to do; `compute` the share of peak that full 128x256 tiles reach,
     `medium` and `small` that of 128x128 and 64x64 tiles relative to it; `depth` the k-steps a tile spends on start and
-    end; `memory` the share of the memory bandwidth; `rounding` how much of a partly filled last wave is paid for.
+    end; `memory` the share of the memory bandwidth; `rounding` how much of a partly filled last wave is paid for;
+    `quantize` the bytes moved for each element of the first operand to bring it from bf16 to a narrower dtype.
     """
 
     launch_s: float
@@ -37,6 +38,7 @@ class GemmConstants:
     depth: float
     memory: float
     rounding: float
+    quantize: float = 0.0
 
 
 TILES = ((128.0, 256.0), (128.0, 128.0), (64.0, 64.0))
@@ -67,61 +69,9 @@ def gemm(c: GemmConstants, gpu: Machine, m: Array, k: Array, n: Array, batch: Ar
             compute = seconds if compute is None else np.minimum(compute, seconds)
     assert compute is not None
     moved = batch * (m * k * act + k * n * weight + m * n * 2.0)
-    total = c.launch_s + blend(compute, moved / (gpu.bandwidth * c.memory))
+    streaming = gpu.bandwidth * c.memory
+    total = c.launch_s + blend(compute, moved / streaming) + batch * m * k * (c.quantize / streaming)
     return np.asarray(np.where((m > 0) & (k > 0) & (n > 0) & (batch > 0), total, 0.0))
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionConstants:
-    """Fused attention. Prefill: `launch_s`, share of peak `compute`, `tile` query rows of a block, `depth` keys a block
-    spends on start and end. Decode: `decode_launch_s`, share of bandwidth `memory`, share of peak `decode_compute`.
-    """
-
-    launch_s: float
-    compute: float
-    depth: float
-    memory: float
-    decode_launch_s: float
-    decode_compute: float
-    tile: float = 128.0
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionSizes:
-    """Sizes of an attention call, float64 arrays that broadcast; `causal` whether a query sees only earlier keys."""
-
-    batch: Array
-    heads: Array
-    kv_heads: Array
-    q_len: Array
-    kv_len: Array
-    qk_dim: Array
-    v_dim: Array
-    causal: bool
-    shared_kv: bool
-
-
-def attention(c: AttentionConstants, gpu: Machine, s: AttentionSizes, act: float, cache: float) -> Array:
-    """Seconds of one fused attention kernel; `act` and `cache` are bytes of an element of Q and of the KV cache.
-
-    One query row: decode, bound by reading the cache. More: never less than decode over the same cache.
-    """
-    pair_flops = 2.0 * (s.qk_dim + s.v_dim)
-    kv_width = s.qk_dim if s.shared_kv else s.qk_dim + s.v_dim
-    cache_bytes = s.batch * s.kv_heads * s.kv_len * kv_width * cache
-    row_bytes = s.batch * s.heads * (s.qk_dim + s.v_dim) * act
-    decode_work = s.batch * s.heads * s.kv_len * pair_flops / (gpu.peak * c.decode_compute)
-    decode = c.decode_launch_s + blend((cache_bytes + row_bytes) / (gpu.bandwidth * c.memory), decode_work)
-    seen = np.minimum(s.q_len, s.kv_len)
-    pairs = seen * s.kv_len - 0.5 * seen * (seen - 1.0) + (s.q_len - seen) if s.causal else s.q_len * s.kv_len
-    blocks = s.batch * s.heads * np.ceil(s.q_len / c.tile)
-    work = s.batch * s.heads * pairs * pair_flops / (gpu.peak * c.compute)
-    block = c.tile * (s.kv_len + c.depth) * pair_flops / (gpu.peak * c.compute / gpu.sms)
-    overhead = blocks * c.tile * c.depth * pair_flops / (gpu.peak * c.compute)
-    io = (cache_bytes + s.q_len * row_bytes) / (gpu.bandwidth * c.memory)
-    prefill = c.launch_s + blend(np.maximum(work + overhead, block * (0.5 if s.causal else 1.0)), io)
-    total = np.where(s.q_len > 1, np.maximum(prefill, decode), decode)
-    return np.asarray(np.where((s.batch * s.heads * s.q_len * s.kv_len) > 0, total, 0.0))
 
 
 @dataclass(frozen=True, slots=True)

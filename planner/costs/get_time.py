@@ -5,14 +5,15 @@ A price is a constant of the operator's sizes; it never falls when a size grows.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from planner.cluster import GpuKind
+from planner.costs import attention as fused
 from planner.costs import formulas
-from planner.costs.calibration import constants
+from planner.costs.calibration import Constants
 from planner.errors import unknown_name
 from planner.units import DTYPE_BITS, dtype_bytes
 
@@ -63,37 +64,42 @@ def floats(*values: ArrayLike) -> tuple[Array, ...]:
     return tuple(np.asarray(value, dtype=np.float64) for value in values)
 
 
+def known_dtype(dtype: str) -> str:
+    """The dtype, refused when no unit table knows it."""
+    if dtype not in DTYPE_BITS:
+        raise unknown_name("dtype", dtype, DTYPE_BITS)
+    return dtype
+
+
 class Roofline:
-    """The fitted roofline of one GPU kind (`planner/costs/formulas.py`, constants in `calibration.yaml`)."""
+    """The fitted roofline of one GPU kind (`formulas.py`, `attention.py`; constants in `calibration.yaml`).
 
-    def __init__(self, kind: GpuKind) -> None:
+    A dtype that the GPU's tensor cores lack is a storage format: it is read narrow and multiplied in bf16.
+    """
+
+    def __init__(self, kind: GpuKind, data: dict[str, Any] | None = None) -> None:
         self.kind = kind
-        self._gemm, own = constants(kind, "gemm")
-        self._attention, _ = constants(kind, "attention")
-        self._stream = formulas.StreamConstants(**constants(kind, "stream")[0])
-        self.source = "fitted" if own else "roofline"
+        self._constants = Constants(kind, data)
 
-    def source_of(self, operator: str, dtype: str = "bf16") -> str:
-        """`fitted` where this kind was measured in this dtype, else `roofline`; operator is gemm or attention."""
-        table = self._attention if operator == "attention" else self._gemm
-        return self.source if dtype in table or dtype == "fp16" else "roofline"
+    @property
+    def source(self) -> str:
+        """`fitted` where matrix products were measured on this kind, else `roofline`."""
+        return self.source_of("gemm")
+
+    def source_of(self, family: str, dtype: str = "bf16") -> str:
+        """`fitted` where this kind was measured in this dtype, else `roofline`.
+
+        Families: gemm, grouped, prefill, decode, mla_decode (by the dtype of the cache), stream.
+        """
+        return "fitted" if self._constants.row(family, dtype)[1] else "roofline"
 
     def get_time(self, m: ArrayLike, k: ArrayLike, n: ArrayLike, batch: ArrayLike = 1, dtype: str = "bf16") -> Array:
-        """Seconds of `batch` products (m x k)@(k x n) in one launch."""
-        machine, constant, weight, act = self._matmul(dtype)
-        sizes = np.broadcast_arrays(*floats(m, k, n, batch))
-        if sizes[0].size <= CHUNK:
-            return formulas.gemm(constant, machine, sizes[0], sizes[1], sizes[2], sizes[3], weight, act)
-        flat = [np.ravel(size) for size in sizes]
-        out = np.empty(flat[0].size)
-        for at in range(0, out.size, CHUNK):
-            a, b, c, d = (size[at : at + CHUNK] for size in flat)
-            out[at : at + CHUNK] = formulas.gemm(constant, machine, a, b, c, d, weight, act)
-        return out.reshape(sizes[0].shape)
+        """Seconds of `batch` products (m x k)@(k x n) in one launch; below bf16 the first operand is quantized first."""
+        return self._products("gemm", m, k, n, batch, dtype)
 
     def grouped(self, m: ArrayLike, k: ArrayLike, n: ArrayLike, groups: ArrayLike, dtype: str = "bf16") -> Array:
         """Seconds of `groups` products with their own weights in one launch."""
-        return self.get_time(m, k, n, groups, dtype)
+        return self._products("grouped", m, k, n, groups, dtype)
 
     def attention(
         self,
@@ -110,30 +116,41 @@ class Roofline:
         shared_kv: bool = False,
     ) -> Array:
         """Seconds of one fused attention kernel: prefill when q_len > 1, decode when q_len is 1."""
-        machine, _, _, act = self._matmul(dtype)
-        constant = formulas.AttentionConstants(**(self._attention.get(dtype) or self._attention["bf16"]))
+        machine, _, act = self._machine(dtype)
+        cache = known_dtype(kv_dtype or dtype)
+        expanded = not shared_kv and bool(np.all(np.asarray(qk_dim) > np.asarray(v_dim)))  # MLA before absorption
+        many = fused.PrefillConstants(**self._constants.prefill(dtype, cache, expanded))
+        one = fused.DecodeConstants(**self._constants.row("mla_decode" if shared_kv else "decode", cache)[0])
         b, h, kv, q, length, qk, v = floats(batch, heads, kv_heads, q_len, kv_len, qk_dim, v_dim)
-        sizes = formulas.AttentionSizes(b, h, kv, q, length, qk, v, causal, shared_kv)
-        cache = dtype_bytes(known_dtype(kv_dtype or dtype))
-        return formulas.attention(constant, machine, sizes, act, cache)
+        sizes = fused.AttentionSizes(b, h, kv, q, length, qk, v, causal, shared_kv)
+        return fused.attention(many, one, machine, sizes, act, dtype_bytes(cache))
 
     def elementwise(self, moved_bytes: ArrayLike) -> Array:
         """Seconds of a kernel that moves `moved_bytes` bytes in all."""
-        return formulas.stream(self._stream, self.kind.memory_bandwidth, np.asarray(moved_bytes, dtype=np.float64))
+        constant = formulas.StreamConstants(**self._constants.row("stream", "bf16")[0])
+        return formulas.stream(constant, self.kind.memory_bandwidth, np.asarray(moved_bytes, dtype=np.float64))
 
-    def _matmul(self, dtype: str) -> tuple[formulas.Machine, formulas.GemmConstants, float, float]:
-        """Machine, constants, bytes of a weight and of an activation; a dtype without its own peak computes in bf16."""
-        known_dtype(dtype)
-        native = dtype in self.kind.peak_flops
-        peak = self.kind.peak_flops[dtype if native else "bf16"]
-        row = self._gemm.get(dtype) if native else None
-        machine = formulas.Machine(peak, self.kind.memory_bandwidth, self.kind.sm_count)
+    def _products(self, family: str, m: ArrayLike, k: ArrayLike, n: ArrayLike, batch: ArrayLike, dtype: str) -> Array:
+        machine, weight, act = self._machine(dtype)
+        constant = formulas.GemmConstants(**self._constants.row(family, dtype if self._native(dtype) else "bf16")[0])
+        sizes = np.broadcast_arrays(*floats(m, k, n, batch))
+        if sizes[0].size <= CHUNK:
+            return formulas.gemm(constant, machine, sizes[0], sizes[1], sizes[2], sizes[3], weight, act)
+        flat = [np.ravel(size) for size in sizes]
+        out = np.empty(flat[0].size)
+        for at in range(0, out.size, CHUNK):
+            a, b, c, d = (size[at : at + CHUNK] for size in flat)
+            out[at : at + CHUNK] = formulas.gemm(constant, machine, a, b, c, d, weight, act)
+        return out.reshape(sizes[0].shape)
+
+    def _native(self, dtype: str) -> bool:
+        return dtype in self.kind.peak_flops
+
+    def _machine(self, dtype: str) -> tuple[formulas.Machine, float, float]:
+        """The GPU as the formulas see it, bytes of a weight and of an activation."""
+        native = self._native(known_dtype(dtype))
+        machine = formulas.Machine(
+            self.kind.peak_flops[dtype if native else "bf16"], self.kind.memory_bandwidth, self.kind.sm_count
+        )
         weight = dtype_bytes(dtype)
-        return machine, formulas.GemmConstants(**(row or self._gemm["bf16"])), weight, weight if native else 2.0
-
-
-def known_dtype(dtype: str) -> str:
-    """The dtype, refused when no unit table knows it."""
-    if dtype not in DTYPE_BITS:
-        raise unknown_name("dtype", dtype, DTYPE_BITS)
-    return dtype
+        return machine, weight, weight if native else 2.0

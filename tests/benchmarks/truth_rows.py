@@ -1,0 +1,171 @@
+"""Reading published measurements (gemm.csv, kernels.csv, comm.csv) into NumPy columns, and which rows are left out."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+KINDS = {
+    "A100-SXM4-80GB": "a100-80gb",
+    "H100-SXM5-80GB": "h100",
+    "B200-SXM-180GB": "b200",
+    "L40S-48GB": "l40s",
+    "GB200-NVL72": "gb200",
+}
+DTYPES = {
+    "bfloat16": "bf16", "float16": "bf16", "fp16": "bf16", "fp8": "fp8", "nvfp4": "nvfp4", "w4a8_mxfp4_mxfp8": "mxfp4",
+}  # fmt: skip
+L2_BYTES = {"l40s": 96e6}  # its GEMM table repeats one shape with warm operands; data sheet: 96 MB
+
+# What was left out of the fit and of the error tables, and why.
+EXCLUSIONS = {
+    "l40s gemm": "operands fit in the 96 MB L2 cache and product below 10 GFLOP: faster than its memory could deliver them",
+    "generation attention, groups": "more than 16 query heads for a KV head: no grouped kernel there (20-100x slower)",
+    "generation attention, bandwidth": "over 105% of the data-sheet bandwidth (A100 table): less was read than stated",
+    "collectives, int8": "NCCL's in-switch reduction does not serve it, and models exchange 16-bit numbers",
+    "collectives": "rows marked suspect, TensorRT-LLM's own all-reduce, CollNet (needs a plug-in), forced Tree",
+    "fp8_block, w4a16": "block-scaled fp8 GEMMs and weight-only MoE are not priced apart",
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Columns of equal length; `seconds` is the median of the rows that share all sizes."""
+
+    columns: dict[str, np.ndarray]
+    seconds: np.ndarray
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.columns[name]
+
+    def where(self, keep: np.ndarray) -> Rows:
+        """The rows for which `keep` is true."""
+        return Rows({name: column[keep] for name, column in self.columns.items()}, self.seconds[keep])
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+
+def gather(names: str, rows: Iterable[tuple[tuple[float, ...], float]]) -> Rows:
+    """Rows with equal sizes become one, with the median time."""
+    found: dict[tuple[float, ...], list[float]] = defaultdict(list)
+    for key, seconds in rows:
+        found[key].append(seconds)
+    table = np.array(list(found), dtype=float).reshape(len(found), len(names.split()))
+    return Rows(dict(zip(names.split(), table.T, strict=True)), np.array([np.median(v) for v in found.values()]))
+
+
+def read(path: Path, group: Callable[[dict[str, str]], tuple[str, ...] | None]) -> dict[tuple[str, ...], list[dict[str, str]]]:
+    """The rows of a CSV by `group` (None: not used)."""
+    found: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
+    with path.open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            key = group(row)
+            if key is not None:
+                found[key].append(row)
+    return dict(found)
+
+
+def gemm_rows(folder: Path) -> dict[tuple[str, str], Rows]:
+    """Measured products by (GPU kind, dtype): m, k, n."""
+
+    def group(row: dict[str, str]) -> tuple[str, ...] | None:
+        tabled = row["group"].startswith("aic-")  # the float16 rows are whole layers timed to 1 us, with module overhead
+        return (KINDS[row["gpu"]], DTYPES[row["dtype"]]) if tabled and row["dtype"] in DTYPES and row["gpu"] in KINDS else None
+
+    found = {}
+    for (kind, dtype), rows in read(folder / "gemm.csv", group).items():
+        data = gather("m k n", (((float(r["m"]), float(r["k"]), float(r["n"])), float(r["time_us"]) * 1e-6) for r in rows))
+        warm = (data["m"] * data["k"] + data["k"] * data["n"]) * 2.0 < L2_BYTES.get(kind, 0.0)
+        found[kind, dtype] = data.where(~warm | (flops(data) > 1e10))
+    return found
+
+
+def flops(data: Rows) -> np.ndarray:
+    """FLOPs of products."""
+    return np.asarray(2.0 * data["m"] * data["k"] * data["n"])
+
+
+def attention_rows(folder: Path) -> dict[tuple[str, str, str, str], Rows]:
+    """Measured attention by (GPU kind, operator, dtype, cache dtype): batch, heads, kv_heads, length."""
+
+    def group(row: dict[str, str]) -> tuple[str, ...] | None:
+        if row["op"] == "moe" or row["gpu"] not in KINDS:
+            return None
+        return KINDS[row["gpu"]], row["op"], DTYPES[row["dtype"]], DTYPES[row["kv_dtype"]]
+
+    def sizes(row: dict[str, str]) -> tuple[float, ...]:
+        heads = float(row["num_heads"])
+        kv_heads = float(row["kv_heads"]) if row["kv_heads"] else (1.0 if row["op"] == "generation_mla" else heads)
+        length = float(row["step"]) + 1.0 if row["op"].startswith("generation") else float(row["isl"])
+        return float(row["batch"]), heads, kv_heads, length
+
+    found = {}
+    for key, rows in read(folder / "kernels.csv", group).items():
+        found[key] = gather("batch heads kv_heads length", ((sizes(r), float(r["latency_us"]) * 1e-6) for r in rows))
+    return found
+
+
+def moe_rows(folder: Path) -> dict[tuple[str, str, str], Rows]:
+    """Measured MoE kernels by (GPU kind, dtype, distribution): tokens, hidden, inter (this GPU's), topk, experts, ep."""
+
+    def group(row: dict[str, str]) -> tuple[str, ...] | None:
+        used = row["op"] == "moe" and row["gpu"] in KINDS and row["dtype"] in DTYPES
+        return (KINDS[row["gpu"]], DTYPES[row["dtype"]], row["distribution"]) if used else None
+
+    def sizes(row: dict[str, str]) -> tuple[float, ...]:
+        inter = float(row["inter"]) / float(row["moe_tp"])
+        return (
+            float(row["num_tokens"]),
+            float(row["hidden"]),
+            inter,
+            float(row["topk"]),
+            float(row["n_experts"]),
+            float(row["moe_ep"]),
+        )
+
+    found = {}
+    for key, rows in read(folder / "kernels.csv", group).items():
+        found[key] = gather("tokens hidden inter topk experts ep", ((sizes(r), float(r["latency_us"]) * 1e-6) for r in rows))
+    return found
+
+
+def collective_rows(folder: Path) -> dict[tuple[str, str, str], Rows]:
+    """Measured collectives by (GPU kind, operation, `inside`, `network` or `network, EFA`): ranks, domains, bytes, net_gbs."""
+
+    def group(row: dict[str, str]) -> tuple[str, ...] | None:
+        other = row["impl"].startswith(("TRT-LLM", "DeepEP")) or row["algo"] in ("CollNet (no SHARP)", "Tree")
+        kind = KINDS.get(row["gpu"].removesuffix(" (not stated)"))
+        if other or kind is None or row["status"] != "ok" or not row["time_us"] or not row["message_bytes"]:
+            return None
+        if row["n_nodes"] == "1" or kind == "gb200":
+            return None if row["dtype"] == "int8" else (kind, row["op"], "inside")
+        return kind, row["op"], "network, EFA" if row["internode"].startswith("EFA") else "network"
+
+    def sizes(row: dict[str, str]) -> tuple[float, ...]:
+        domains = 1.0 if "GB200" in row["gpu"] else float(row["n_nodes"])
+        wire = 12.5e9 if "A100" in row["gpu"] else 50e9  # bytes/s for each GPU; the A100 nodes have 800 Gb/s for eight
+        return float(row["n_gpus"]), domains, float(row["message_bytes"]), wire
+
+    found = {}
+    for key, rows in read(folder / "comm.csv", group).items():
+        best: dict[tuple[float, ...], float] = {}
+        plain = [r for r in rows if not r["algo"]]
+        for r in (r for r in rows if r["algo"]):  # forced algorithms: NCCL itself would take the fastest
+            best[sizes(r)] = min(best.get(sizes(r), np.inf), float(r["time_us"]) * 1e-6)
+        pairs = [(sizes(r), float(r["time_us"]) * 1e-6) for r in plain] + list(best.items())
+        found[key] = gather("ranks domains bytes wire", pairs)
+    return found
+
+
+def sound(operator: str, data: Rows, cache_bytes: float, bandwidth: float) -> np.ndarray:
+    """Which attention rows are kept (see EXCLUSIONS); `cache_bytes` of an element, `bandwidth` of the data sheet."""
+    if operator != "generation_attention":
+        return np.ones(len(data), dtype=bool)
+    read = data["batch"] * data["kv_heads"] * data["length"] * 256.0 * cache_bytes / bandwidth
+    return np.asarray((data["heads"] <= 16 * data["kv_heads"]) & (read < 1.05 * data.seconds))
