@@ -73,7 +73,7 @@ class Pricer:
             if op.group is None:
                 raise ValueError(f"collective {op.name} has no group")
             name = op.kind.value
-            found = self.collectives.time(name, op.bytes, self._row_shapes(op.group, sites, op.kind == Kind.SEND))
+            found = self.collectives.time(name, op.bytes, self.group_shapes(op.group, sites, op.kind == Kind.SEND))
         else:
             found = source.elementwise(op.bytes)
         return np.where(np.asarray(op.exists, dtype=bool), found, 0.0)
@@ -81,7 +81,7 @@ class Pricer:
     def bill(self, role: Role, sites: Sites) -> RoleBill:
         """Seconds (longest path over both streams), memory and traffic of a role per row."""
         rows = sites.index.shape
-        seconds = self._longest_path(role, [np.broadcast_to(self.seconds(op, sites), rows) for op in role.ops])
+        seconds = longest_path(role, [np.broadcast_to(self.seconds(op, sites), rows) for op in role.ops])
         weights, sent = np.zeros(rows), np.zeros(rows)
         for op in role.ops:
             for shard in op.weights:
@@ -92,19 +92,7 @@ class Pricer:
         peak, at_peak = live_peak(role, rows)
         return RoleBill(seconds, weights, peak, at_peak, np.broadcast_to(sent, rows), np.broadcast_to(role.kv_bytes, rows))
 
-    def _longest_path(self, role: Role, durations: Sequence[Array]) -> Array:
-        """When the last operator of a role ends: streams run in order, and an operator waits for its inputs."""
-        free: dict[str, Array] = {}
-        ready: dict[str, Array] = {}
-        for op, duration in zip(role.ops, durations, strict=True):
-            start = free.get(op.stream, np.zeros(()))
-            for name in op.inputs:
-                if name in ready:
-                    start = np.maximum(start, ready[name])
-            free[op.stream] = ready[op.output.name] = start + duration
-        return np.asarray(np.maximum(free.get("compute", 0.0), free.get("transfer", 0.0)))
-
-    def _row_shapes(self, group: Group, sites: Sites, pairwise: bool) -> GroupShape:
+    def group_shapes(self, group: Group, sites: Sites, pairwise: bool) -> GroupShape:
         """The group shapes of all rows as arrays; a pairwise transfer counts as two ranks."""
         rows = sites.index.shape
         stride, size = np.broadcast_to(group.stride, rows), np.broadcast_to(group.size, rows)
@@ -117,6 +105,19 @@ class Pricer:
             ranks, domains, widest = [min(2, r) for r in ranks], [min(2, d) for d in domains], [1] * len(found)
         columns = (ranks, domains, widest, [s.crossing for s in found], [s.narrowest for s in found], [s.link for s in found])
         return GroupShape(*(np.asarray(column)[inverse] for column in columns))
+
+
+def longest_path(role: Role, durations: Sequence[Array]) -> Array:
+    """When the last operator of a role ends: streams run in order, and an operator waits for its inputs."""
+    free: dict[str, Array] = {}
+    ready: dict[str, Array] = {}
+    for op, duration in zip(role.ops, durations, strict=True):
+        start = free.get(op.stream, np.zeros(()))
+        for name in op.inputs:
+            if name in ready:
+                start = np.maximum(start, ready[name])
+        free[op.stream] = ready[op.output.name] = start + duration
+    return np.asarray(np.maximum(free.get("compute", 0.0), free.get("transfer", 0.0)))
 
 
 def families(site: Site, stride: int, size: int) -> tuple[Site, ...]:

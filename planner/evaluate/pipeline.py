@@ -25,10 +25,15 @@ def makespan(stages: Sequence[float], sends: Sequence[float], micro_batches: int
 
 def send_seconds(env: Setting, source: tuple[int, ...], target: tuple[int, ...], sequences: int) -> float:
     """Seconds to hand a micro-batch over: every sender passes equal slices of the tokens on (scatter-gather of Megatron-LM)."""
+    return _transfer(env, source, target, *transfer_bytes(env, source, target, sequences))
+
+
+def transfer_bytes(env: Setting, source: tuple[int, ...], target: tuple[int, ...], sequences: int) -> tuple[float, float]:
+    """Bytes that a GPU of the sending stage sends, and one of the receiving stage gets, for one micro-batch."""
     slices = min(len(source), len(target))
     tokens = -(-sequences * env.query_length // slices)
     amount = float(env.context.tensor("", tokens, env.model.hidden).bytes)
-    return _transfer(env, source, target, amount * slices / len(source), amount * slices / len(target))
+    return amount * slices / len(source), amount * slices / len(target)
 
 
 def feedback_seconds(env: Setting, source: tuple[int, ...], target: tuple[int, ...], sequences: int) -> float:

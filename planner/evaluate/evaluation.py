@@ -1,0 +1,127 @@
+"""Evaluation: what a plan costs: latency, its critical path and Get_Time expression, time and memory of every GPU."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from planner.evaluate.devices import DeviceBill, stage_devices
+from planner.evaluate.linear import linear_path
+from planner.evaluate.setting import Setting
+from planner.evaluate.timeline import CriticalPath, Item
+from planner.evaluate.waves import waves_path
+from planner.model import ModelSpec
+from planner.workload import Workload
+from search_spaces.sizes import Sizes
+from search_spaces.stages import Choice
+
+SCHEMA = "planner.evaluation/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The memory bill of one GPU, in bytes."""
+
+    weights_bytes: int
+    kv_cache_bytes: int
+    activation_bytes: int
+    scores_bytes: int
+    logits_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    communication_buffer_bytes: int
+    reserve_bytes: int
+    total_bytes: int
+    capacity_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceReport:
+    """One GPU: seconds it computes, communicates and waits within the latency, and its memory."""
+
+    rank: int
+    busy_s: float
+    communication_s: float
+    idle_s: float
+    memory: Memory
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a plan costs. `latency_s`: prefill, seconds of the batch; decode, seconds per output token.
+
+    `flops_total` are the operations that all GPUs do, `flops_model` those of the unsplit model (causal pairs counted
+    once), `mfu` the latter over peak of the GPUs in use. `over_capacity_bytes` is 0 when the plan fits.
+    """
+
+    latency_s: float
+    throughput_tokens_per_s: float
+    critical_path: tuple[Item, ...]
+    expression: str
+    devices: tuple[DeviceReport, ...]
+    flops_total: float
+    flops_model: float
+    mfu: float
+    over_capacity_bytes: int
+    slack: tuple[tuple[str, float], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready data (`planner.evaluation/1`)."""
+        return {"schema": SCHEMA, **asdict(self), "slack": [{"task": t, "seconds": s} for t, s in self.slack]}
+
+
+def evaluate(env: Setting, sizes: Sizes, choice: Choice) -> Evaluation:
+    """Price one plan; the choice must be sound (see `planner.check`)."""
+    path: CriticalPath = (waves_path if choice.stages[0].separate else linear_path)(env, sizes, choice)
+    reports, total = [], 0.0
+    for stage_index, stage in enumerate(choice.stages):
+        for bill in stage_devices(env, sizes, choice, stage_index):
+            total += bill.flops * choice.micro_batches * choice.replicas
+            reports.append(_report(env, bill, choice.micro_batches, path))
+    tokens = env.workload.batch * env.query_length
+    model = model_flops(env.model, env.workload)
+    used = sorted(rank for stage in choice.stages for rank in stage.devices)
+    peak = choice.replicas * sum(env.cluster.kind_of(r).peak_flops.get(env.model.dtype, 0.0) for r in used)
+    over = max((r.memory.total_bytes - r.memory.capacity_bytes for r in reports), default=0)
+    return Evaluation(
+        path.latency_s, tokens / path.latency_s, path.items, path.expression,
+        tuple(sorted(reports, key=lambda r: r.rank)), total, model, model / (path.latency_s * peak) if peak else 0.0,
+        max(over, 0), path.slack,
+    )  # fmt: skip
+
+
+def _report(env: Setting, bill: DeviceBill, micro_batches: int, path: CriticalPath) -> DeviceReport:
+    busy = bill.busy_s * micro_batches
+    sent = (bill.communication_s + path.sends.get(bill.rank, 0.0)) * micro_batches
+    items = [round(x) for x in (bill.weights, bill.cache, bill.activation, bill.scores, bill.logits)]
+    buffers, reserve = round(bill.communication_bytes), round(bill.reserve)
+    total = sum(items) + buffers + reserve
+    memory = Memory(*items, 0, 0, buffers, reserve, total, env.cluster.kind_of(bill.rank).memory_bytes)
+    return DeviceReport(bill.rank, busy, sent, max(path.latency_s - busy - sent, 0.0), memory)
+
+
+def model_flops(model: ModelSpec, workload: Workload) -> float:
+    """FLOPs of the unsplit model for one pass of the batch: two per multiply-add, no recomputation.
+
+    Matmul weights meet every token (routed experts their top-k share, the head only tokens whose logits are wanted);
+    attention counts the pairs that the mask keeps.
+    """
+    tokens = workload.batch * workload.query_length
+    total = 0.0
+    for layer in model.layers:
+        share = layer.ffn.top_k / layer.ffn.experts if layer.ffn.kind == "moe" else 1.0
+        for weight in layer.weights(model.hidden):
+            if len(weight.shape) > 1 and weight.module != "norm" and "bias" not in weight.name:
+                total += 2.0 * tokens * weight.parameters * (share if weight.module == "experts" else 1.0)
+        a = layer.attention
+        limit = min(x for x in (workload.kv_length, a.window, a.chunk, a.indexer.top_k if a.indexer else None) if x is not None)
+        q = workload.query_length
+        if workload.phase == "prefill" and a.causal:
+            pairs = limit * (limit + 1) / 2 + (q - limit) * limit
+        else:
+            pairs = float(q * limit)
+        total += 2.0 * workload.batch * a.heads * pairs * (a.head_dim + a.v_head_dim)
+    if model.vocab and workload.logits != "none":
+        rows = tokens if workload.logits == "all" else workload.batch
+        total += 2.0 * rows * model.hidden * model.vocab
+    return total
