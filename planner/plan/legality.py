@@ -46,7 +46,8 @@ def _check_cover(fields: Fields, space: SearchSpace) -> None:
     layers = [pin.layers for pin in space.layout]
     if sum(layers) != space.sizes.layers:
         allowed = f"layers of the stages that sum to the model's {space.sizes.layers}"
-        raise InputError(fields.at("stages"), f"{' + '.join(map(str, layers))} = {sum(layers)} layers", allowed, fields.source)
+        sums = f"{' + '.join(map(str, layers))} = " if 1 < len(layers) <= 16 else ""
+        raise InputError(fields.at("stages"), f"{sums}{sum(layers)} layers", allowed, fields.source)
 
 
 def _check_ranks(fields: Fields, space: SearchSpace) -> None:

@@ -84,6 +84,9 @@ def _with_layout(fields: Fields, listed: list[Fields], space: SearchSpace) -> Se
 def _without_stages(fields: Fields, space: SearchSpace) -> SearchSpace:
     """The space with the decisions pinned that hold for every stage, those of a layout it may have already included."""
     sizes = space.sizes
+    written = fields.raw("stages")
+    if isinstance(written, Mapping) and not set(written) <= {"from", "to"}:
+        raise fields.error("stages", "how many stages there are, or a list with their layers and devices")
     layout = () if fields.has("stages") else space.layout
     stages = integers(fields, "stages", space.stages, min(sizes.layers, sizes.devices))
     own = StagePin(0, (), space.attention, space.mlp_ways, space.experts)

@@ -54,5 +54,8 @@ class Problem:
 
 
 def problem_to_dict(problem: Problem) -> dict[str, object]:
-    """The mapping (`planner.problem/1`) that `load_problem` reads back into an equal problem."""
+    """The mapping (`planner.problem/1`) that `load_problem` reads back into an equal problem.
+
+    Plans that a change left out are not in it, nor are the notes that say so.
+    """
     return copy.deepcopy(problem.raw)

@@ -9,6 +9,7 @@ from pathlib import Path
 from planner.clusters import as_mapping, load_cluster
 from planner.errors import InputError, unknown_name
 from planner.fields import Fields
+from planner.model import ModelSpec
 from planner.models import load_model
 from planner.plan import merge_plans, plan_space
 from planner.problem.core import PROBLEM_SCHEMA, Problem
@@ -108,15 +109,8 @@ def _build(whole: dict[str, object], source: str, changed: bool) -> Problem:
     pins = _mapping(fields, "pins")
     space = _pinned(pins, base, source)
     plans, notes, kept = _plans(_mapping(fields, "plans"), base, source, changed)
-    raw = {name: whole[name] for name in FIELDS if name in whole} | {"schema": PROBLEM_SCHEMA}
     name = fields.text("name", default=f"{model.name}-{workload.phase}-{cluster.name}")
-    raw |= {"name": name, "workload": workload_to_dict(workload), "plans": kept}
-    if is_path(raw["model"]):
-        raw["model"] = model_mapping(model) or raw["model"]
-    elif isinstance(raw["model"], Mapping) and "attention" in raw["model"] and model.source:
-        raw["model"] = {**raw["model"], "source": model.source}
-    if is_path(raw["cluster"]):
-        raw["cluster"] = as_mapping(str(raw["cluster"]))
+    written = {"name": name, "workload": workload_to_dict(workload), "plans": kept}
     return Problem(
         name=name,
         source=fields.text("source", default=""),
@@ -130,8 +124,21 @@ def _build(whole: dict[str, object], source: str, changed: bool) -> Problem:
         claims=tuple(dict(claim.values) for claim in fields.mappings("claims")),
         unrestricted=replace(space, replicas=None),
         restrictions=restrictions(fields.raw("space"), pins),
-        raw={field: raw[field] for field in FIELDS if field in raw},
+        raw=_raw({**whole, **written}, model),
     )
+
+
+def _raw(whole: Mapping[str, object], model: ModelSpec) -> dict[str, object]:
+    """The resolved mapping of a problem; it needs no other file where our own format can say the model."""
+    raw = {"schema": PROBLEM_SCHEMA} | {name: whole[name] for name in FIELDS if name in whole}
+    ref = raw["model"]
+    if is_path(ref):
+        raw["model"] = model_mapping(model) or ref
+    elif isinstance(ref, Mapping) and "attention" in ref and model.source:
+        raw["model"] = {**ref, "source": model.source}
+    if is_path(raw["cluster"]):
+        raw["cluster"] = as_mapping(str(raw["cluster"]))
+    return raw
 
 
 def _fields(whole: Mapping[str, object], source: str) -> Fields:

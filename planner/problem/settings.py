@@ -41,7 +41,7 @@ def _value(text: str, value: str) -> object:
 
 def change(base: object, own: Mapping[str, object], path: str) -> object:
     """`base` with the changes of `own`; a list is changed at the positions that `own` names."""
-    if isinstance(base, list):
+    if isinstance(base, list) and all(name.isdigit() for name in own):
         return _change_list(base, own, path)
     if not isinstance(base, Mapping):
         return dict(own)
@@ -53,7 +53,7 @@ def change(base: object, own: Mapping[str, object], path: str) -> object:
 def _change_list(base: list[object], own: Mapping[str, object], path: str) -> list[object]:
     changed = list(base)
     for name, value in own.items():
-        if not name.isdigit() or int(name) >= len(base):
+        if int(name) >= len(base):
             raise InputError(f"--set {path}", name, f"a position from 0 to {len(base) - 1}")
         at = int(name)
         changed[at] = change(base[at], value, f"{path}[{at}]") if isinstance(value, Mapping) else value
