@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from planner.cluster import Cluster, Domain, GpuKind, Link
-from planner.clusters.kinds import GIVEN_LINK, LINK_KEYS, gpu_from_mapping, gpu_kinds, link_from_mapping, load_gpu, price
-from planner.clusters.reading import mapping, read_mapping, text, whole
+from planner.clusters.kinds import GIVEN_LINK, MOST_GPUS, gpu_from_fields, gpu_kinds, link_from_fields, load_gpu
 from planner.errors import InputError, unknown_name
+from planner.fields import Fields
+from planner.files import read_json, read_yaml
 
-MOST_GPUS = 1_048_576
 FOLDER = Path(__file__).parent
 PART = re.compile(r"([0-9]{1,12})x([0-9]{1,12})-(.+)")
-CLUSTER_KEYS = ("schema", "name", "nodes", "network", "price_per_gpu_hour", "kinds", "source")
-NODE_KEYS = ("kind", "count", "gpus", "link", "gpus_per_domain")
 SHAPES = "NODESxGPUS-KIND such as 2x8-h100, several joined by +, a cluster of the catalog, or a path to a cluster file"
 
 
@@ -54,10 +52,11 @@ def load_cluster(ref: str | Path | Mapping[str, Any] | Cluster, source: str = ""
 def as_mapping(ref: str | Path, source: str = "") -> dict[str, Any]:
     """The mapping that a name or a path stands for, so that single fields of it can be changed before it is built."""
     if isinstance(ref, Path) or _is_file(ref):
-        return read_mapping(Path(ref))
+        path = Path(ref)
+        return read_json(path) if path.suffix == ".json" else read_yaml(path)
     name = ref.strip().lower()
     if name in cluster_names():
-        return read_mapping(FOLDER / f"{name}.yaml")
+        return read_yaml(FOLDER / f"{name}.yaml")
     parts = [PART.fullmatch(part.strip()) for part in name.split("+")]
     if not all(parts):
         raise _bad_name(ref, source)
@@ -79,53 +78,51 @@ def _bad_name(ref: str, source: str) -> InputError:
 
 
 def _build(value: object, source: str) -> Cluster:
-    data = mapping(value, "cluster", source, CLUSTER_KEYS)
-    nodes = _nodes(data, source)
-    kinds = _priced({group.kind.name: group.kind for group in nodes}, data.get("price_per_gpu_hour"), source)
+    data = Fields(value, source, "cluster")
+    data.ignore(("schema", "source"))
+    nodes = _nodes(data)
+    kinds = _priced({group.kind.name: group.kind for group in nodes}, data)
     per_node = max(group.gpus for group in nodes)
-    network, adapters = _network(data.get("network"), list(kinds.values()), per_node, source)
+    network, adapters = _network(data, list(kinds.values()), per_node)
     device_kinds = tuple(name for group in nodes for name in [group.kind.name] * (group.count * group.gpus))
-    name = text(data, "name", "cluster", source, "+".join(f"{g.count}x{g.gpus}-{g.kind.name}" for g in nodes))
+    name = data.text("name", default="+".join(f"{g.count}x{g.gpus}-{g.kind.name}" for g in nodes))
     sources = (*(f"{kind.name}: {kind.source}" for kind in kinds.values()), f"network: {network.source}")
     sources += tuple(f"{kind.name} price: {kind.price_source}" for kind in kinds.values())
+    data.done()
     return Cluster(name, kinds, device_kinds, _domains(nodes), network, per_node, sources, adapters)
 
 
-def _nodes(data: Mapping[str, Any], source: str) -> list[_Nodes]:
-    own = mapping(data.get("kinds", {}), "cluster.kinds", source)
-    customs = {
-        key: gpu_from_mapping({"name": key} | _entry(value, key, source), f"cluster.kinds.{key}", source)
-        for key, value in own.items()
-    }
-    listed = data.get("nodes")
-    if not isinstance(listed, list) or not listed:
-        raise InputError("cluster.nodes", listed, "a list of {kind, count, gpus}", source)
-    nodes = [_node(item, f"cluster.nodes[{index}]", customs, source) for index, item in enumerate(listed)]
+def _nodes(data: Fields) -> list[_Nodes]:
+    own = data.maybe_mapping("kinds")
+    customs: dict[str, GpuKind] = {}
+    for key in own.values if own else ():
+        given = own.mapping(key) if own else data
+        customs[key] = gpu_from_fields(Fields({"name": key} | dict(given.values), given.source, given.path))
+    nodes = [_node(item, customs) for item in data.mappings("nodes", required=True)]
     total = sum(group.count * group.gpus for group in nodes)
-    if total > MOST_GPUS:
-        raise InputError("cluster.nodes", f"{total:,} GPUs", f"at most {MOST_GPUS:,} GPUs", source)
+    if not nodes or total > MOST_GPUS:
+        raise InputError(data.at("nodes"), f"{total:,} GPUs", f"1 to {MOST_GPUS:,} GPUs", data.source)
     return nodes
 
 
-def _entry(value: object, key: str, source: str) -> dict[str, Any]:
-    return mapping(value, f"cluster.kinds.{key}", source)
-
-
-def _node(item: object, field: str, customs: Mapping[str, GpuKind], source: str) -> _Nodes:
-    data = mapping(item, field, source, NODE_KEYS)
-    name = text(data, "kind", field, source)
-    kind = customs.get(name) or load_gpu(name, f"{field}.kind", source)
-    count = whole(data, "count", field, source, low=1, high=MOST_GPUS, default=1)
-    link = link_from_mapping(data.get("link", {}), f"{field}.link", source, kind.scale_up)
-    most = max(kind.domain_size, kind.gpus_per_node)
-    if "gpus_per_domain" in data:
-        most = whole(data, "gpus_per_domain", field, source, low=1, high=MOST_GPUS)
-    gpus = data.get("gpus", min(8, kind.gpus_per_node))
-    if isinstance(gpus, bool) or not isinstance(gpus, int) or not 1 <= gpus <= most:
-        hint = f"1 to {most} {kind.name} in a node (use more nodes, or give gpus_per_domain in a cluster file)"
-        raise InputError(f"{field}.gpus", gpus, hint, source)
-    rack = kind.domain_size > kind.gpus_per_node and "gpus_per_domain" not in data
-    return _Nodes(kind, count, gpus, most if rack else min(gpus, most), link)
+def _node(data: Fields, customs: Mapping[str, GpuKind]) -> _Nodes:
+    name = data.text("kind")
+    kind = customs.get(name) or load_gpu(name, data.at("kind"), data.source)
+    count = data.integer("count", low=1, high=MOST_GPUS, default=1)
+    given = data.maybe_mapping("link")
+    link = kind.scale_up if given is None else link_from_fields(given, kind.scale_up)
+    most = data.maybe_integer("gpus_per_domain", low=1, high=MOST_GPUS)
+    rack = most is None and kind.domain_size > kind.gpus_per_node
+    most = most or max(kind.domain_size, kind.gpus_per_node)
+    gpus = data.integer("gpus", high=MOST_GPUS, default=min(8, kind.gpus_per_node, most))
+    if link is None or not 1 <= gpus <= most:
+        raise data.error(
+            "gpus", f"1 to {most} {kind.name} in a node (take more nodes, or give gpus_per_domain in a cluster file)"
+        )
+    for part in (data, given):
+        if part is not None:
+            part.done()
+    return _Nodes(kind, count, gpus, most if rack else gpus, link)
 
 
 def _domains(nodes: list[_Nodes]) -> tuple[Domain, ...]:
@@ -141,23 +138,28 @@ def _domains(nodes: list[_Nodes]) -> tuple[Domain, ...]:
     return tuple(found)
 
 
-def _network(value: object, kinds: list[GpuKind], per_node: int, source: str) -> tuple[Link, int]:
+def _network(data: Fields, kinds: list[GpuKind], per_node: int) -> tuple[Link, int]:
     """The network between domains: the slowest of the kinds' usual ones, with what the file overrides."""
-    usual = [kind.network for kind in kinds if kind.network is not None]
-    base = min(usual, key=lambda link: link.bandwidth)
-    data = mapping({} if value is None else value, "cluster.network", source, LINK_KEYS)
-    adapters = whole(data, "nics_per_node", "cluster.network", source, low=0, high=per_node * 64, default=0)
-    return link_from_mapping(data, "cluster.network", source, base), adapters
+    base = min((kind.network for kind in kinds if kind.network is not None), key=lambda link: link.bandwidth)
+    given = data.maybe_mapping("network")
+    if given is None:
+        return base, 0
+    adapters = given.integer("nics_per_node", high=per_node * 64, default=0)
+    link = link_from_fields(given, base)
+    given.done()
+    return link, adapters
 
 
-def _priced(kinds: dict[str, GpuKind], value: object, source: str) -> dict[str, GpuKind]:
+def _priced(kinds: dict[str, GpuKind], data: Fields) -> dict[str, GpuKind]:
     """The kinds with the prices that the cluster gives: one number for all, or a mapping by kind."""
-    if value is None:
+    stated = data.source or GIVEN_LINK
+    if not data.has("price_per_gpu_hour"):
         return kinds
-    field = "cluster.price_per_gpu_hour"
-    given = mapping(value, field, source, kinds) if isinstance(value, Mapping) else dict.fromkeys(kinds, value)
-    stated = source or GIVEN_LINK
-    return {
-        name: replace(kind, price_per_hour=price(given, name, field, source), price_source=stated) if name in given else kind
-        for name, kind in kinds.items()
-    }
+    if not isinstance(data.raw("price_per_gpu_hour"), Mapping):
+        price = data.number("price_per_gpu_hour", high=1e6)
+        return {name: replace(kind, price_per_hour=price, price_source=stated) for name, kind in kinds.items()}
+    given = data.mapping("price_per_gpu_hour")
+    prices = {name: given.number(name, high=1e6) for name in kinds if given.has(name)}
+    given.done()
+    priced = {name: replace(kinds[name], price_per_hour=price, price_source=stated) for name, price in prices.items()}
+    return kinds | priced

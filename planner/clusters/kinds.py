@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from planner.cluster import GpuKind, Link
-from planner.clusters.reading import mapping, number, read_mapping, text, whole
-from planner.errors import InputError, unknown_name
+from planner.errors import unknown_name
+from planner.fields import Fields
+from planner.files import read_yaml
 from planner.units import DTYPE_BITS
 
+MOST_GPUS = 1_048_576
 FOLDER = Path(__file__).parent / "gpus"
 GIVEN_LINK = "the cluster file"
 
@@ -44,25 +43,6 @@ ALIASES = {
     "mi300x-192gb": "mi300x",
 }
 
-GPU_KEYS = (
-    "schema",
-    "name",
-    "like",
-    "also_called",
-    "generation",
-    "memory_mib",
-    "memory_tb_per_s",
-    "peak_tflops",
-    "sm_count",
-    "gpus_per_node",
-    "scale_up",
-    "network",
-    "price_per_gpu_hour",
-    "price_source",
-    "source",
-)
-LINK_KEYS = ("name", "gb_per_s", "latency_us", "source", "gpus", "nics_per_node")
-
 
 def gpu_kinds() -> list[str]:
     """Names of the GPU kinds in the catalog."""
@@ -77,62 +57,60 @@ def load_gpu(name: str, field: str = "kind", source: str = "") -> GpuKind:
     if key not in gpu_kinds():
         raise unknown_name(field, name, [*gpu_kinds(), *ALIASES], source)
     path = FOLDER / f"{key}.yaml"
-    return gpu_from_mapping(read_mapping(path), "", str(path))
+    return gpu_from_fields(Fields(read_yaml(path), str(path)))
 
 
-def gpu_from_mapping(data: Mapping[str, Any], field: str, source: str) -> GpuKind:
+def gpu_from_fields(data: Fields) -> GpuKind:
     """A GPU kind from a mapping; with `like` only what differs from a catalog kind need be given."""
-    mapping(data, field, source, GPU_KEYS)
-    if "like" in data:
-        merged = read_mapping(FOLDER / f"{load_gpu(text(data, 'like', field, source), f'{field}.like', source).name}.yaml")
-        own = {key: value for key, value in data.items() if key != "like"}
-        for key in ("scale_up", "network", "peak_tflops"):
-            if key in own:
-                own[key] = merged[key] | mapping(own[key], f"{field}.{key}", source)
-        data = merged | {"source": f"like {merged['name']}, changed in {source or 'the cluster'}", "also_called": []} | own
-    up = link_from_mapping(data.get("scale_up"), f"{field}.scale_up".lstrip("."), source)
-    return GpuKind(
-        name=text(data, "name", field, source),
-        memory_bytes=whole(data, "memory_mib", field, source, low=1, high=2**40) * 2**20,
-        memory_bandwidth=number(data, "memory_tb_per_s", field, source, high=1e6) * 1e12,
-        peak_flops=_peaks(data, field, source),
-        sm_count=whole(data, "sm_count", field, source, low=1, high=100_000),
-        source=text(data, "source", field, source),
-        price_per_hour=price(data, "price_per_gpu_hour", field, source),
-        also_called=tuple(str(name) for name in data.get("also_called") or ()),
-        price_source=text(data, "price_source", field, source, "assumed"),
-        generation=text(data, "generation", field, source, ""),
-        scale_up=up,
-        network=link_from_mapping(data.get("network"), f"{field}.network".lstrip("."), source),
-        domain_size=whole(data["scale_up"], "gpus", "scale_up", source, low=1, high=1_048_576, default=8),
-        gpus_per_node=whole(data, "gpus_per_node", field, source, low=1, high=1_048_576, default=8),
+    if data.has("like"):
+        data = _merged(data)
+    data.ignore(("schema", "like"))
+    up, out = data.mapping("scale_up"), data.mapping("network")
+    peaks = data.mapping("peak_tflops")
+    kind = GpuKind(
+        name=data.text("name"),
+        memory_bytes=data.integer("memory_mib", low=1) * 2**20,
+        memory_bandwidth=data.number("memory_tb_per_s", low=1e-6, high=1e6) * 1e12,
+        peak_flops={dtype: peaks.number(dtype, low=1e-6, high=1e9) * 1e12 for dtype in DTYPE_BITS if peaks.has(dtype)},
+        sm_count=data.integer("sm_count", low=1, high=100_000),
+        source=data.text("source"),
+        price_per_hour=data.number("price_per_gpu_hour", high=1e6, default=0.0),
+        also_called=tuple(data.texts("also_called", default=())),
+        price_source=data.text("price_source", default="assumed"),
+        generation=data.text("generation", default=""),
+        scale_up=link_from_fields(up),
+        network=link_from_fields(out),
+        domain_size=up.integer("gpus", low=1, high=MOST_GPUS, default=8),
+        gpus_per_node=data.integer("gpus_per_node", low=1, high=MOST_GPUS, default=8),
     )
+    if "bf16" not in kind.peak_flops:
+        raise peaks.error("bf16", "the dense bf16 peak in TFLOP/s")
+    for part in (data, up, out, peaks):
+        part.done()
+    return kind
 
 
-def price(data: Mapping[str, Any], key: str, field: str, source: str) -> float:
-    """A price in US dollars for an hour; zero is allowed."""
-    return 0.0 if data.get(key, 0) == 0 else number(data, key, field, source, high=1e6)
+def _merged(data: Fields) -> Fields:
+    """The fields of the catalog kind that `like` names, overlaid with those given."""
+    base = load_gpu(data.text("like"), data.at("like"), data.source).name
+    merged = read_yaml(FOLDER / f"{base}.yaml") | {"source": f"like {base}, changed in {data.source or 'the cluster'}"}
+    own = dict(data.values)
+    for key in ("scale_up", "network", "peak_tflops"):
+        nested, usual = data.maybe_mapping(key), merged[key]
+        if nested is not None and isinstance(usual, dict):
+            own[key] = usual | dict(nested.values)
+    return Fields(merged | {"also_called": []} | own, data.source, data.path)
 
 
-def link_from_mapping(value: object, field: str, source: str, base: Link | None = None) -> Link:
+def link_from_fields(data: Fields, base: Link | None = None) -> Link:
     """A link; what is not given is taken from `base`."""
-    data = mapping(value, field, source, LINK_KEYS)
+    slowest = 1e-6  # GB/s
     if base is None:
-        base = Link("link", number(data, "gb_per_s", field, source, high=1e6) * 1e9, 0.0, "not stated")
-    bandwidth = number(data, "gb_per_s", field, source, high=1e6) * 1e9 if "gb_per_s" in data else base.bandwidth
-    latency = base.latency_s
-    if "latency_us" in data:
-        latency = 0.0 if data["latency_us"] == 0 else number(data, "latency_us", field, source, high=1e7) * 1e-6
-    changed = "gb_per_s" in data or "latency_us" in data
-    origin = text(data, "source", field, source, (source or GIVEN_LINK) if changed else base.source)
-    return replace(
-        base, name=text(data, "name", field, source, base.name), bandwidth=bandwidth, latency_s=latency, source=origin
+        base = Link("link", data.number("gb_per_s", low=slowest, high=1e6) * 1e9, 0.0, "not stated")
+    changed = data.has("gb_per_s") or data.has("latency_us")
+    return Link(
+        name=data.text("name", default=base.name),
+        bandwidth=data.number("gb_per_s", low=slowest, high=1e6) * 1e9 if data.has("gb_per_s") else base.bandwidth,
+        latency_s=data.number("latency_us", high=1e7) * 1e-6 if data.has("latency_us") else base.latency_s,
+        source=data.text("source", default=(data.source or GIVEN_LINK) if changed else base.source),
     )
-
-
-def _peaks(data: Mapping[str, Any], field: str, source: str) -> dict[str, float]:
-    place = f"{field}.peak_tflops".lstrip(".")
-    table = mapping(data.get("peak_tflops"), place, source, DTYPE_BITS)
-    if "bf16" not in table:
-        raise InputError(place, table, "a mapping that has at least bf16", source)
-    return {dtype: number(table, dtype, place, source, high=1e9) * 1e12 for dtype in table}
