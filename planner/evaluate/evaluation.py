@@ -37,7 +37,10 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class DeviceReport:
-    """One GPU: seconds it computes, communicates and waits within the latency, and its memory."""
+    """One GPU within the latency: seconds it computes, is held by collectives and waits (they add up), and its memory.
+
+    Sends between stages run beside the computation on their own streams and are not counted here.
+    """
 
     rank: int
     busy_s: float
@@ -91,8 +94,7 @@ def evaluate(env: Setting, sizes: Sizes, choice: Choice) -> Evaluation:
 
 
 def _report(env: Setting, bill: DeviceBill, micro_batches: int, path: CriticalPath) -> DeviceReport:
-    busy = bill.busy_s * micro_batches
-    sent = (bill.communication_s + path.sends.get(bill.rank, 0.0)) * micro_batches
+    busy, sent = bill.busy_s * micro_batches, bill.communication_s * micro_batches
     items = [round(x) for x in (bill.weights, bill.cache, bill.activation, bill.scores, bill.logits)]
     buffers, reserve = round(bill.communication_bytes), round(bill.reserve)
     total = sum(items) + buffers + reserve

@@ -37,11 +37,7 @@ def linear_path(env: Setting, sizes: Sizes, choice: Choice) -> CriticalPath:
     slowest = max([*stages, *sends], key=lambda m: m.seconds)
     items, expression = _path(chain, slowest, choice.micro_batches, decode, latency)
     slack = tuple((m.name, (slowest.seconds - m.seconds) * (choice.micro_batches - 1)) for m in chain)
-    moved: dict[int, float] = {}
-    for at, machine in enumerate(sends):
-        for rank in (*choice.stages[at].devices, *choice.stages[(at + 1) % len(choice.stages)].devices):
-            moved[rank] = moved.get(rank, 0.0) + machine.seconds
-    return CriticalPath(latency, tuple(items), expression, moved, slack)
+    return CriticalPath(latency, tuple(items), expression, slack)
 
 
 def stage_machine(env: Setting, sizes: Sizes, choice: Choice, index: int, start: int, sequences: int) -> _Machine:

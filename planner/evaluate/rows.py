@@ -75,15 +75,18 @@ class ExpertClass:
     shares: tuple[float, ...]
 
 
-def expert_classes(ffn: Ffn, placement: ExpertPlacement, ways: int, load: tuple[float, ...]) -> tuple[ExpertClass, ...]:
-    """The different expert groups of a placement on `ways` GPUs; replicas share an expert's load evenly."""
+def expert_classes(
+    ffn: Ffn, placement: ExpertPlacement, ways: int, load: tuple[float, ...], distinct: bool = True
+) -> tuple[ExpertClass, ...]:
+    """The different expert groups of a placement on `ways` GPUs (or all of them); replicas share an expert's load evenly."""
     held: dict[int, list[float]] = {group: [] for group in range(ways // placement.tensor_ways)}
     weights = load or (1.0,) * ffn.experts
     total = sum(weights)
     for expert, groups in enumerate(placement.groups(ffn.experts, ways)):
         for group in groups:
             held[group].append(weights[expert] / total / len(groups))
-    return tuple(dict.fromkeys(ExpertClass(len(shares), tuple(sorted(shares))) for shares in held.values()))
+    classes = tuple(ExpertClass(len(shares), tuple(sorted(shares))) for shares in held.values())
+    return tuple(dict.fromkeys(classes)) if distinct else classes
 
 
 def expert_spread(ffn: Ffn, placement: ExpertPlacement, ways: int, load: tuple[float, ...]) -> float:

@@ -34,8 +34,8 @@ def op_term(op: Op, row: int, kind: str, shape: GroupShape | None) -> str:
     """The term of one operator at one row; `kind` is named only where a cluster has several GPU kinds."""
     if op.kind in (Kind.MATMUL, Kind.GROUPED):
         m, k, n, batch = (_at(size, row) for size in (op.m, op.k, op.n, op.batch))
-        name = "groups" if op.kind == Kind.GROUPED else "batch"
-        more = [f"{name}={_number(batch)}"] if batch != 1 else []
+        grouped = op.kind == Kind.GROUPED
+        more = [f"{'groups' if grouped else 'batch'}={_number(batch)}"] if grouped or batch != 1 else []
         return _call("Get_Time", [m, k, n], [*more, *_dtype(op.dtype), *_gpu(kind)])
     if op.attention is not None:
         a = op.attention

@@ -23,12 +23,11 @@ class Item:
 
 @dataclass(frozen=True)
 class CriticalPath:
-    """Latency, the path's items in order, its expression, seconds each GPU sends per micro-batch, and slack per task."""
+    """Latency, the path's items in order, its expression, and slack per task."""
 
     latency_s: float
     items: tuple[Item, ...]
     expression: str
-    sends: dict[int, float]
     slack: tuple[tuple[str, float], ...]
 
 

@@ -44,8 +44,7 @@ def waves_path(env: Setting, sizes: Sizes, choice: Choice) -> CriticalPath:
                 items += [Item(i.op, i.layer, i.stage, i.device, i.term, i.count * count, i.seconds * count, i.source) for i in task.items]
                 terms.append(times(count, task.term))
     slack = tuple((f"{NAMES[m]} GPUs", latency - load) for m, load in enumerate(loads))
-    moved = {r: (loads[1] + loads[3]) / choice.micro_batches for r in choice.stages[0].devices}
-    return CriticalPath(latency, tuple(items), " + ".join(_merge(terms)), moved, slack)
+    return CriticalPath(latency, tuple(items), " + ".join(_merge(terms)), slack)
 
 
 def _merge(terms: list[str]) -> list[str]:

@@ -20,6 +20,7 @@ from planner.evaluate.separate import (
 )
 from planner.evaluate.setting import Setting
 from planner.evaluate.tables import Bill, Block, FfnOption, StageTable, price_blocks
+from planner.solve.pin import Pin, pinned
 from search_spaces.experts import ExpertPlacement
 from search_spaces.space import SearchSpace, StageOption, residual_shards
 from search_spaces.stages import StageChoice
@@ -95,16 +96,32 @@ class ApartSpace:
             if near in self.near
         ) * len(self.sequences)
 
-    def best(self, replicas: int, micro_batches: int, cutoff: float) -> ApartFound | None:
-        """The best plan of a branch below `cutoff` seconds."""
+    def best(self, replicas: int, micro_batches: int, cutoff: float, pin: Pin | None = None) -> ApartFound | None:
+        """The best plan of a branch below `cutoff` seconds, among those that agree with the pin."""
         found = None
         for candidates in self._branch(replicas, micro_batches):
             for wave, price in candidates.prices.items():
-                fits = np.nonzero(self._fits(candidates, price))[0]
+                fits = np.nonzero(self._fits(candidates, price) & self._agree(candidates, wave, pin))[0]
                 better = self._wave(candidates, price, micro_batches, wave, fits, cutoff)
                 if better is not None:
                     found, cutoff = better, better.value
         return found
+
+    def _agree(self, candidates: Candidates, wave: int, pin: Pin | None) -> NDArray[np.bool_]:
+        """Which candidates agree with a pin."""
+        keep = np.ones(candidates.split.shape, dtype=bool)
+        if not pin:
+            return keep
+        if pin.get("in_flight", wave) != wave:
+            return ~keep
+        for number, (near, far) in enumerate(self.splits):
+            if near in self.near:
+                block = self.near[near].block
+                sides = (block.partitions, candidates.partition), (block.ffns, candidates.mlp), (self._placements(len(far)), candidates.placement)
+                for options, column in sides:
+                    at = candidates.split == number
+                    keep[at] &= pinned(options, pin)[column[at]]
+        return keep
 
     def least_excess(self, replicas: int, micro_batches: int) -> float:
         """Fewest bytes by which a candidate exceeds the memory (inf without candidates)."""
@@ -181,17 +198,19 @@ class ApartSpace:
         )
 
     def _useful(self, near: tuple[int, ...], sequences: int) -> list[tuple[int, int]]:
-        """(partition, FFN) pairs of an attention side that no other with the same residual split beats in all bills."""
+        """(partition, FFN) pairs of an attention side that no other with the same grid and residual split beats in all bills."""
         table = self.near[near]
         block, batch = table.block, self.sequences.index(sequences)
         index = np.array([block.shards.index(residual_shards(self.sizes, p)) for p in block.partitions])
         parts = np.array([p.batch_parts for p in block.partitions])
         legal = (sequences % parts == 0) & (np.array(block.shards)[index] <= sequences * self.sizes.query_length)
-        columns = [parts.astype(np.float64) * -1.0]
+        grids = list(dict.fromkeys((p.head_groups, p.dimension_segments, p.batch_parts, p.context_parts) for p in block.partitions))
+        grid = np.array([grids.index((p.head_groups, p.dimension_segments, p.batch_parts, p.context_parts)) for p in block.partitions])
+        columns = []
         for bill in table.attention:
             columns += [bill.seconds[0, batch], bill.weights[0, batch], bill.peak[0, batch], bill.cache[0, batch], bill.sent[0, batch]]
         data = np.stack(columns, axis=1)
-        below = (data[:, None, :] <= data[None, :, :]).all(axis=2) & (index[:, None] == index[None, :]) & legal[:, None]
+        below = (data[:, None, :] <= data[None, :, :]).all(axis=2) & (index[:, None] == index[None, :]) & (grid[:, None] == grid[None, :]) & legal[:, None]
         strict = below & ~(below.T & (np.arange(len(index))[:, None] > np.arange(len(index))[None, :]))
         np.fill_diagonal(strict, False)
         keep = np.nonzero(legal & ~strict.any(axis=0))[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +12,7 @@ from planner.evaluate.pipeline import feedback_seconds, send_seconds
 from planner.evaluate.setting import Setting
 from planner.evaluate.stage import Intervals, StagePrice, intervals, stage_price, view
 from planner.evaluate.tables import Block, FfnOption, StageTable, price_blocks
+from planner.solve.pin import Pin, pinned
 from search_spaces.sizes import Sizes
 from search_spaces.space import SearchSpace, StageOption, residual_shards
 from search_spaces.stages import block_pattern
@@ -131,22 +131,16 @@ class PricedSpace:
             rows[a, b] = row
         return Intervals(every.counts[first], every.first[first], every.last[first]), rows
 
-    def candidates(self, block: int, sequences: int, keep: Callable[[StageOption], bool] | None) -> tuple[Ints, Ints, Bools] | None:
-        """Partitions [A'], FFN options [F'] and allowed pairs [A', F'] that survive the micro-batch rules and `keep`."""
+    def candidates(self, block: int, sequences: int, pin: Pin | None) -> tuple[Ints, Ints, Bools] | None:
+        """Partitions [A'], FFN options [F'] and allowed pairs [A', F'] that survive the micro-batch rules and the pin."""
         options = self.blocks[block]
         if self.tables[block] is None:
             return None
         allowed = options.fits(self.sizes, sequences)
-        if keep is not None:
-            allowed = allowed & self._kept(block, keep)
+        if pin:
+            allowed = allowed & pinned(options.block.partitions, pin)[:, None] & pinned(options.block.ffns, pin)[None, :]
         rows, columns = np.nonzero(allowed.any(axis=1))[0], np.nonzero(allowed.any(axis=0))[0]
         return (rows, columns, allowed[np.ix_(rows, columns)]) if rows.size else None
-
-    def _kept(self, block: int, keep: Callable[[StageOption], bool]) -> Bools:
-        """Which pairs [A, F] of a block `keep` accepts."""
-        options = self.blocks[block]
-        shape = options.allowed.shape
-        return np.array([keep(options.option(i)) for i in range(options.allowed.size)], dtype=bool).reshape(shape)
 
     def price(self, slot: StageSlot, sequences: int, replica_batch: int, partitions: Ints, ffns: Ints) -> StagePrice:
         """Price of the chosen options of a slot on every interval row."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.solve.blocks import PricedSpace, StageSlot
+from planner.solve.pin import Pin
 from search_spaces.space import StageOption
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-OptionFilter = Callable[[StageOption], bool]
 TIE = 1e-12
 
 
@@ -65,8 +64,8 @@ class Branch:
             return None
         return self.priced.slots.get(tuple(range(first, first + width)))
 
-    def arrays(self, keep: OptionFilter | None = None) -> StageArrays:
-        """Best options of all slots, among those that `keep` accepts."""
+    def arrays(self, pin: Pin | None = None) -> StageArrays:
+        """Best options of all slots, among those that agree with the pin."""
         rows = self.priced.spans[0].first.size
         shape = (rows, self.stride, len(self.widths))
         seconds, option, over = np.full(shape, np.inf), np.zeros(shape, dtype=np.int64), np.full(shape, np.inf)
@@ -77,13 +76,13 @@ class Branch:
                 if slot is None:
                     continue
                 if (slot.block, slot.site) not in done:
-                    done[slot.block, slot.site] = self.best(slot, keep)
+                    done[slot.block, slot.site] = self.best(slot, pin)
                 seconds[:, first, at], option[:, first, at], over[:, first, at] = done[slot.block, slot.site]
         return StageArrays(seconds, option, over)
 
-    def best(self, slot: StageSlot, keep: OptionFilter | None = None) -> tuple[Array, Ints, Array]:
+    def best(self, slot: StageSlot, pin: Pin | None = None) -> tuple[Array, Ints, Array]:
         """Best seconds, its option and the missing bytes of one slot on every interval row [I]."""
-        candidates = self.priced.candidates(slot.block, self.sequences, keep)
+        candidates = self.priced.candidates(slot.block, self.sequences, pin)
         rows = self.priced.spans[0].first.size
         if candidates is None:
             return np.full(rows, np.inf), np.zeros(rows, dtype=np.int64), np.full(rows, np.inf)

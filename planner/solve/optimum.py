@@ -12,11 +12,12 @@ from planner.evaluate.pipeline import makespan
 from planner.evaluate.setting import Setting
 from planner.solve.apart import ApartFound, ApartSpace
 from planner.solve.blocks import PricedSpace
-from planner.solve.branch import Branch, OptionFilter, StageArrays
+from planner.solve.branch import Branch, StageArrays
 from planner.solve.cp import MAX_LEGS, PipelineModel, surviving_legs
 from planner.solve.dp import Path, PipelineTable
 from planner.solve.exact import SAME, branch_optimum
 from planner.solve.objective import Name, Objective
+from planner.solve.pin import Pin
 from search_spaces.space import SearchSpace
 from search_spaces.stages import Choice, StageChoice
 
@@ -105,10 +106,10 @@ class SpaceSearch:
         """One branch of the space."""
         return Branch(self.priced, replicas, micro_batches)
 
-    def arrays(self, branch: Branch, keep: OptionFilter | None = None) -> StageArrays:
+    def arrays(self, branch: Branch, pin: Pin | None = None) -> StageArrays:
         """Best stages of a branch; those of the whole space are kept for later questions."""
-        if keep is not None:
-            return branch.arrays(keep)
+        if pin:
+            return branch.arrays(pin)
         key = (branch.replicas, branch.micro_batches)
         if key not in self._arrays:
             self._arrays[key] = branch.arrays()
@@ -167,9 +168,9 @@ class SpaceSearch:
         proven = self._prove(opened, chosen, best, counts) if prove else best
         return Optimum(self._choice(chosen), chosen.value, min([proven, chosen.value, *bounds]), complete, counts)
 
-    def _linear(self, branch: Branch, cutoff: float, keep: OptionFilter | None = None, counts: tuple[int, ...] | None = None) -> list[_Found]:
+    def _linear(self, branch: Branch, cutoff: float, pin: Pin | None = None, counts: tuple[int, ...] | None = None) -> list[_Found]:
         """The best linear pipeline of a branch if it is no worse than the cutoff."""
-        table = PipelineTable(branch, self.arrays(branch, keep), counts or self.space.stages)
+        table = PipelineTable(branch, self.arrays(branch, pin), counts or self.space.stages)
         objective, found = self._objective(branch.micro_batches), []
         for first, last in self._end_groups(branch):
             weight = self.weight(branch.replicas, last)
@@ -181,18 +182,31 @@ class SpaceSearch:
                 cutoff = min(cutoff, value)
         return found
 
+    def pinned_value(self, pin: Pin, branches: list[Branch] | None = None, stages: tuple[int, ...] | None = None) -> float:
+        """Least objective with some decisions held at a value on every stage (inf where no such plan fits)."""
+        best = np.inf
+        chosen = branches if branches is not None else [self.branch(r, m) for r, m in self.space.branches]
+        for bound, _, branch in sorted((self.bound(b), i, b) for i, b in enumerate(chosen)):
+            if bound >= best:
+                break
+            if pin.get("form") != "separate":
+                best = min([best, *(f.value for f in self._linear(branch, best, pin, stages))])
+        if stages is None or 1 in stages:
+            for branch in chosen:
+                apart = self._with_experts_apart(branch, best, pin)
+                best = min(best, apart.value) if apart is not None else best
+        return best
+
     def _end_groups(self, branch: Branch) -> list[tuple[int, int]]:
         """Ranges of end ranks that share a weight: all at once, or each alone when GPUs are paid for."""
         if self.objective != "cost":
             return [(1, branch.stride)]
         return [(g, g) for g in range(1, branch.stride + 1)]
 
-    def _with_experts_apart(self, branch: Branch, cutoff: float) -> _Found | None:
-        if not self.apart.splits:
+    def _with_experts_apart(self, branch: Branch, cutoff: float, pin: Pin | None = None) -> _Found | None:
+        if not self.apart.splits or self.objective == "cost":
             return None
-        if self.objective == "cost":
-            return None
-        best = self.apart.best(branch.replicas, branch.micro_batches, cutoff)
+        best = self.apart.best(branch.replicas, branch.micro_batches, cutoff, pin)
         if best is None:
             return None
         gpus = branch.replicas * len(best.stage.devices)
