@@ -98,7 +98,7 @@ def _ref(value: object, name: str, source: str) -> str | Mapping[str, object]:
 
 def _build(whole: dict[str, object], source: str, changed: bool) -> Problem:
     fields = _fields(whole, source)
-    model = load_model(_ref(fields.raw("model"), "model", source), source)
+    model = _sourced(_ref(fields.raw("model"), "model", source), source, fields.text("source", default="the problem file"))
     cluster = load_cluster(_ref(fields.raw("cluster"), "cluster", source), source)
     workload = load_workload(_ref(fields.raw("workload"), "workload", source), source)
     try:
@@ -126,6 +126,14 @@ def _build(whole: dict[str, object], source: str, changed: bool) -> Problem:
         restrictions=restrictions(fields.raw("space"), pins),
         raw=_raw({**whole, **written}, model),
     )
+
+
+def _sourced(ref: str | Mapping[str, object], source: str, facts: str) -> ModelSpec:
+    """The model, its source told without this machine's folders: `facts` where it stands in the problem's own file."""
+    model = load_model(ref, source)
+    if isinstance(ref, Mapping):
+        return model if "source" in ref else replace(model, source=facts)
+    return replace(model, source="/".join(Path(model.source).parts[-2:])) if is_path(ref) else model
 
 
 def _raw(whole: Mapping[str, object], model: ModelSpec) -> dict[str, object]:
