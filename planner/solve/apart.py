@@ -66,11 +66,12 @@ class ApartSpace:
         for attention, experts in dict.fromkeys(s for stride in sorted(strides) for s in self.space.separate_splits(stride)):
             devices = self.space.layout[0].devices if self.space.layout else tuple(range(attention + experts))
             near, far = devices[:attention], devices[attention:]
-            if self.space.one_kind(near) and self.space.one_kind(far) and self._placements(len(far)):
+            if self.space.one_kind(near) and self.space.one_kind(far) and self.placements(len(far)):
                 found.append((near, far))
         return tuple(found)
 
-    def _placements(self, ways: int) -> tuple[ExpertPlacement, ...]:
+    def placements(self, ways: int) -> tuple[ExpertPlacement, ...]:
+        """Placements on `ways` expert GPUs."""
         return tuple(self.space.pinned(0).experts.separate(self.sizes, ways))
 
     @cached_property
@@ -91,7 +92,7 @@ class ApartSpace:
     def priced(self) -> int:
         """Options that were priced, before waves."""
         return sum(
-            len(self.near[near].block.partitions) * len(self.near[near].block.ffns) * len(self._placements(len(far)))
+            len(self.near[near].block.partitions) * len(self.near[near].block.ffns) * len(self.placements(len(far)))
             for near, far in self.splits
             if near in self.near
         ) * len(self.sequences)
@@ -117,7 +118,7 @@ class ApartSpace:
         for number, (near, far) in enumerate(self.splits):
             if near in self.near:
                 block = self.near[near].block
-                sides = (block.partitions, candidates.partition), (block.ffns, candidates.mlp), (self._placements(len(far)), candidates.placement)
+                sides = (block.partitions, candidates.partition), (block.ffns, candidates.mlp), (self.placements(len(far)), candidates.placement)
                 for options, column in sides:
                     at = candidates.split == number
                     keep[at] &= pinned(options, pin)[column[at]]
@@ -164,7 +165,7 @@ class ApartSpace:
     def _stage(self, candidates: Candidates, row: int) -> StageChoice:
         near, far = self.splits[int(candidates.split[row])]
         block = self.near[near].block
-        placement = self._placements(len(far))[int(candidates.placement[row])]
+        placement = self.placements(len(far))[int(candidates.placement[row])]
         mlp = block.ffns[int(candidates.mlp[row])].mlp_ways
         return StageChoice(self.sizes.layers, near + far, block.partitions[int(candidates.partition[row])], mlp, placement)
 
@@ -188,7 +189,7 @@ class ApartSpace:
                 continue
             block = self.near[near].block
             for a, f in self._useful(near, sequences):
-                for x, placement in enumerate(self._placements(len(far))):
+                for x, placement in enumerate(self.placements(len(far))):
                     option = StageOption(block.partitions[a], block.ffns[f].mlp_ways, placement)
                     if self.space.fits_micro_batch(option, len(near), sequences):
                         rows.setdefault((kinds[near[0]], kinds[far[0]]), []).append((number, a, f, x))
@@ -226,10 +227,10 @@ class ApartSpace:
     ) -> Candidates:
         nears = tuple(dict.fromkeys(near for near, _ in self.splits))
         fars = tuple(dict.fromkeys(far for _, far in self.splits))
-        placements = tuple(dict.fromkeys(p for far in fars for p in self._placements(len(far))))
+        placements = tuple(dict.fromkeys(p for far in fars for p in self.placements(len(far))))
         near_of = np.array([nears.index(near) for near, _ in self.splits])[split]
         far_of = np.array([fars.index(far) for _, far in self.splits])[split]
-        own = [np.array([placements.index(p) for p in self._placements(len(far))]) for _, far in self.splits]
+        own = [np.array([placements.index(p) for p in self.placements(len(far))]) for _, far in self.splits]
         place = np.array([own[s][p] for s, p in zip(split, placement, strict=True)])
         tables = [self.near[near] for near in nears]
         shard = np.array([residual_shards(self.sizes, tables[n].block.partitions[a]) for n, a in zip(near_of, partition, strict=True)])

@@ -94,6 +94,7 @@ class SpaceSearch:
 
     def __init__(self, env: Setting, space: SearchSpace, objective: Name = "latency", limits: Limits | None = None) -> None:
         self.env, self.space, self.objective = env, space, objective
+        self.sizes = space.sizes
         self.limits = limits or Limits()
         self.priced = PricedSpace(env, space)
         self.apart = ApartSpace(env, space)

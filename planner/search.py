@@ -1,0 +1,261 @@
+"""Search: from a problem to the best plan with its proof, compared with the plans that people designed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from planner.check.findings import Finding
+from planner.check.validate import check_choice
+from planner.evaluate.evaluation import Evaluation, evaluate
+from planner.evaluate.setting import Setting, setting
+from planner.plan import choice_to_dict
+from planner.problem import Problem, problem_to_dict
+from planner.solve.decisions import Decision, decision_tables
+from planner.solve.objective import Name
+from planner.solve.optimum import Limits, Optimum, SpaceSearch
+from search_spaces.space import SearchSpace
+from search_spaces.stages import Choice
+
+SCHEMA = "planner.result/1"
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class PlanReading:
+    """A reading of a hand-designed plan: the plan, its objective, and bytes over the fullest GPU's memory (0: it fits)."""
+
+    choice: Choice | None
+    latency_s: float | None
+    over_capacity_bytes: int
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class HandDesigned:
+    """A hand-designed plan: as written (one micro-batch unless it says otherwise), with the fewest micro-batches that fit,
+    and completed as well as its pins allow; `ratio_to_best` is the latter over the best plan (1 or more)."""
+
+    name: str
+    note: str
+    findings: tuple[Finding, ...]
+    as_written: PlanReading
+    fewest_micro_batches: PlanReading
+    best_completion: PlanReading
+    ratio_to_best: float | None
+
+    @property
+    def valid(self) -> bool:
+        """Whether the completed plan is free of errors."""
+        return self.best_completion.choice is not None and not any(f.severity == "error" for f in self.findings)
+
+
+@dataclass(frozen=True)
+class Infeasibility:
+    """Why nothing fits, and the smallest change that would."""
+
+    constraint: str
+    relaxation: str
+    then_latency_s: float | None
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """The best plan of another kind, in order."""
+
+    choice: Choice
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer of a search. `value` and `bound` are in the objective's own unit (see `objective_unit`)."""
+
+    problem: Problem
+    objective: Name
+    status: str
+    value: float | None
+    bound: float | None
+    gap: float | None
+    space_size: str
+    optimum: Optimum
+    choice: Choice | None
+    evaluation: Evaluation | None
+    alternatives: tuple[Alternative, ...]
+    decisions: tuple[Decision, ...]
+    hand_designed: tuple[HandDesigned, ...]
+    unrestricted: tuple[float, Choice] | None
+    infeasibility: Infeasibility | None
+    seed: int
+    interrupted: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready data (`planner.result/1`), without times or host facts."""
+        sizes, counts = self.problem.sizes, self.optimum.counts
+        space = {
+            "size": self.space_size, "priced": counts.priced, "branches": counts.branches, "iterations": counts.iterations,
+            "cuts": counts.cuts, "dropped": dict(sorted(counts.dropped.items())), "rules": list(self.problem.restrictions),
+        }  # fmt: skip
+        objective = {"name": self.objective, "value": self.value, "bound": self.bound, "gap": self.gap}
+        return {
+            "schema": SCHEMA, "status": self.status, "objective": objective, "space": space,
+            "problem": problem_to_dict(self.problem),
+            "plan": plan_dict(self.choice, self.problem), "evaluation": self.evaluation.to_dict() if self.evaluation else None,
+            "alternatives": [{"plan": plan_dict(a.choice, self.problem), "evaluation": a.evaluation.to_dict()} for a in self.alternatives],
+            "decisions": [asdict(decision) for decision in self.decisions],
+            "hand_designed": [hand_designed_dict(h, self.problem) for h in self.hand_designed],
+            "unrestricted": None if self.unrestricted is None else {
+                "objective": self.unrestricted[0], "plan": choice_to_dict(self.unrestricted[1], sizes),
+            },
+            "infeasibility": asdict(self.infeasibility) if self.infeasibility else None,
+            "interrupted": self.interrupted, "versions": versions(), "seed": self.seed,
+        }  # fmt: skip
+
+
+def plan_dict(choice: Choice | None, problem: Problem) -> dict[str, Any] | None:
+    """A choice as a plan mapping, or None."""
+    return None if choice is None else choice_to_dict(choice, problem.sizes)
+
+
+def hand_designed_dict(hand: HandDesigned, problem: Problem) -> dict[str, Any]:
+    """A hand-designed plan's verdict as JSON-ready data."""
+
+    def reading(r: PlanReading) -> dict[str, Any]:
+        fits = r.choice is not None and r.over_capacity_bytes == 0
+        return {
+            "plan": plan_dict(r.choice, problem), "latency_s": r.latency_s, "over_capacity_bytes": r.over_capacity_bytes,
+            "fits": fits, "where": r.where, "micro_batches": r.choice.micro_batches if r.choice else None,
+        }  # fmt: skip
+
+    return {
+        "name": hand.name, "note": hand.note, "valid": hand.valid, "findings": [f.code for f in hand.findings],
+        "as_written": reading(hand.as_written), "fewest_micro_batches": reading(hand.fewest_micro_batches),
+        "best_completion": reading(hand.best_completion), "latency_s": hand.best_completion.latency_s,
+        "ratio_to_best": hand.ratio_to_best,
+    }  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Versions that the answer depends on."""
+    found = {}
+    for name in ("parallelism-planner", "ortools", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def search(
+    problem: Problem,
+    *,
+    objective: Name = "latency",
+    limits: Limits | None = None,
+    top: int = 1,
+    details: bool = True,
+    progress: Progress | None = None,
+) -> Result:
+    """The best plan of a problem, with its proof.
+
+    `details` adds the decision tables, the hand-designed plans and the unrestricted optimum. Raises `InputError` for wrong
+    input only: a problem that nothing fits has status `infeasible`.
+    """
+    env = setting(problem.model, problem.workload, problem.cluster)
+    limits = limits or Limits()
+    asked = SpaceSearch(env, problem.space, objective, limits)
+    optimum = asked.run(progress=progress)
+    size = str(problem.space.size())
+    if optimum.choice is None:
+        reason = infeasibility(problem, env, optimum, objective, limits)
+        status = "infeasible" if optimum.complete else "timeout"
+        return Result(problem, objective, status, None, None, None, size, optimum, None, None, (), (), (), None, reason, limits.seed)
+    value, bound = in_unit(problem, objective, optimum.value), in_unit(problem, objective, optimum.bound)
+    gap = abs(bound - value) / abs(value)
+    return Result(
+        problem, objective, "optimal" if optimum.complete and gap <= 1e-6 else "feasible", value, bound, gap, size, optimum,
+        optimum.choice, evaluate(env, problem.sizes, optimum.choice),
+        alternatives(asked, problem, optimum, top),
+        decision_tables(asked, optimum) if details else (),
+        tuple(hand_designed(problem, env, name, optimum.value, objective, limits) for name in problem.plans) if details else (),
+        unrestricted(problem, env, objective, limits) if details else None, None, limits.seed,
+    )  # fmt: skip
+
+
+def in_unit(problem: Problem, objective: Name, seconds: float) -> float:
+    """An objective in its own unit: seconds, tokens per second, or dollars for the pass."""
+    if objective != "throughput":
+        return seconds
+    return problem.workload.batch * problem.workload.query_length / seconds
+
+
+def alternatives(asked: SpaceSearch, problem: Problem, optimum: Optimum, top: int) -> tuple[Alternative, ...]:
+    """The best plans of the next best branches (replicas, micro-batches), at most `top` - 1."""
+    if top <= 1 or optimum.choice is None:
+        return ()
+    found = sorted(asked.branch_optima(skip=(optimum.choice.replicas, optimum.choice.micro_batches)), key=lambda pair: pair[0])
+    return tuple(Alternative(choice, evaluate(asked.env, problem.sizes, choice)) for _, choice in found[: top - 1])
+
+
+def unrestricted(problem: Problem, env: Setting, objective: Name, limits: Limits) -> tuple[float, Choice] | None:
+    """The proven best with replicas open, where the problem's space fixes them."""
+    if problem.unrestricted == problem.space:
+        return None
+    optimum = SpaceSearch(env, problem.unrestricted, objective, limits).run()
+    return None if optimum.choice is None else (in_unit(problem, objective, optimum.value), optimum.choice)
+
+
+def hand_designed(problem: Problem, env: Setting, name: str, best: float, objective: Name, limits: Limits) -> HandDesigned:
+    """The three readings of a hand-designed plan."""
+    space = problem.plans[name]
+    written = space if space.micro_batches is not None else replace(space, micro_batches=(1,))
+    completion = SpaceSearch(env, space, objective, limits).run()
+    fewest = completion
+    for _, micro in space.branches:
+        found = SpaceSearch(env, replace(space, micro_batches=(micro,)), objective, limits).run()
+        if found.choice is not None:
+            fewest = found
+            break
+    findings = () if completion.choice is None else check_choice(env, problem.sizes, completion.choice)
+    ratio = None if completion.choice is None else completion.value / best
+    reading = _reading(problem, objective)
+    return HandDesigned(
+        name, problem.plan_notes.get(name, ""), findings, _as_written(problem, env, written, objective, limits),
+        reading(fewest), reading(completion), ratio,
+    )  # fmt: skip
+
+
+def _reading(problem: Problem, objective: Name) -> Callable[[Optimum], PlanReading]:
+    def read(optimum: Optimum) -> PlanReading:
+        if optimum.choice is None:
+            return PlanReading(None, None, round(optimum.excess_bytes) if optimum.excess_bytes < float("inf") else 0)
+        return PlanReading(optimum.choice, in_unit(problem, objective, optimum.value), 0)
+
+    return read
+
+
+def _as_written(problem: Problem, env: Setting, space: SearchSpace, objective: Name, limits: Limits) -> PlanReading:
+    """The plan as its author left it: where it does not fit, by how much and on which GPU."""
+    optimum = SpaceSearch(env, space, objective, limits).run()
+    if optimum.choice is not None:
+        return _reading(problem, objective)(optimum)
+    lenient = SpaceSearch(env, space, objective, limits, ignore_memory=True).run()
+    if lenient.choice is None:
+        return PlanReading(None, None, 0, "no micro-batch of that size can be split as the plan says")
+    found = evaluate(env, problem.sizes, lenient.choice)
+    worst = max(found.devices, key=lambda d: d.memory.total_bytes - d.memory.capacity_bytes)
+    return PlanReading(lenient.choice, in_unit(problem, objective, lenient.value), round(optimum.excess_bytes), f"GPU {worst.rank}")
+
+
+def infeasibility(problem: Problem, env: Setting, optimum: Optimum, objective: Name, limits: Limits) -> Infeasibility:
+    """Which constraint leaves nothing, and the smallest change of GPU memory that would let a plan fit."""
+    lenient = SpaceSearch(env, problem.space, objective, limits, ignore_memory=True).run()
+    if lenient.choice is None:
+        return Infeasibility("the rules of the space", "leave more decisions open: no plan obeys its pins and rules", None)
+    excess = optimum.excess_bytes
+    capacity = max(kind.memory_bytes for kind in problem.cluster.kinds.values())
+    more = SpaceSearch(env, problem.space, objective, limits, extra_memory=excess).run()
+    text = f"{(capacity + excess) / 1e9:.2f} GB of memory on each GPU ({excess / 1e9:.2f} GB more)"
+    then = in_unit(problem, objective, more.value) if more.choice is not None else None
+    return Infeasibility("memory of a GPU", text, then)
