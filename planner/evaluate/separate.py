@@ -152,10 +152,10 @@ def _side(env: Setting, layer: LayerKind, cases: Cases, rows: MoeRows, case: Int
     far = Sites(cases.expert_places, cases.expert_site[case], cases.expert_kind)
     sent, received = transfer_bytes(ctx, rows, on_attention)
     back_sent, back_received = transfer_bytes(ctx, rows, True)
+    pairs, inverse = np.unique(np.stack([cases.attention_site[case], cases.expert_site[case]]), axis=1, return_inverse=True)
     crossing = np.array([
-        crossing_fraction(env.cluster.domain_of, cases.attention_places[a], cases.expert_places[e])
-        for a, e in zip(cases.attention_site[case], cases.expert_site[case], strict=True)
-    ])  # fmt: skip
+        crossing_fraction(env.cluster.domain_of, cases.attention_places[a], cases.expert_places[e]) for a, e in pairs.T
+    ])[inverse.ravel()]  # fmt: skip
     m2n = pricer.collectives.m2n_time
     return ExpertSide(
         to_bill(pricer.bill(route_role(ctx, layer.layer, rows, on_attention), near), case.shape),
@@ -202,16 +202,20 @@ class AttentionSide:
 
 @dataclass(frozen=True)
 class SeparatePrice:
-    """Times of the four machines, bytes of the fullest GPU on each side for one wave, bytes sent: per case [N]."""
+    """Times of the four machines, bytes of the fullest GPU on each side, bytes sent: per case [N].
+
+    `held_bytes` are what an attention GPU needs besides for every micro-batch in flight.
+    """
 
     times: Times
     attention_bytes: Array
+    held_bytes: Array
     expert_bytes: Array
     sent: Array
 
 
 def separate_price(
-    env: Setting, near: AttentionSide, far: dict[int, ExpertSide], cases: Cases, resident: Array, in_flight: int
+    env: Setting, near: AttentionSide, far: dict[int, ExpertSide], cases: Cases, resident: Array
 ) -> SeparatePrice:
     """Add the layers up to tasks and bytes. `far` has an entry per mixture kind, `resident` the sequences in the cache."""
     tasks, dispatch, experts, combine = [near.embedding.seconds], [], [], []
@@ -240,11 +244,10 @@ def separate_price(
             weights.append(bill.weights)
             peak, cache, sent = np.maximum(peak, bill.peak), cache + bill.cache, sent + bill.sent
     tasks[-1] = tasks[-1] + near.head.seconds
-    held = _held_bytes(env, cases) * in_flight
-    near_bytes = np.sum(weights, axis=0) + np.maximum(peak, near.head.peak) + cache * resident + held + fixed_bytes(env, cases.attention_kind)
+    near_bytes = np.sum(weights, axis=0) + np.maximum(peak, near.head.peak) + cache * resident + fixed_bytes(env, cases.attention_kind)
     far_bytes = far_weights + far_peak + TRANSFER_BUFFERS * 2.0 * arrived + fixed_bytes(env, cases.expert_kind)
     times = Times(np.array(tasks), np.array(dispatch), np.array(experts), np.array(combine))
-    return SeparatePrice(times, near_bytes, np.asarray(far_bytes), np.asarray(sent))
+    return SeparatePrice(times, near_bytes, _held_bytes(env, cases), np.asarray(far_bytes), np.asarray(sent))
 
 
 def _held_bytes(env: Setting, cases: Cases) -> Array:

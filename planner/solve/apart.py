@@ -21,8 +21,9 @@ from planner.evaluate.separate import (
 from planner.evaluate.setting import Setting
 from planner.evaluate.tables import Bill, Block, FfnOption, StageTable, price_blocks
 from planner.solve.pin import Pin, pinned
+from search_spaces.attention import AttentionPartition
 from search_spaces.experts import ExpertPlacement
-from search_spaces.space import SearchSpace, StageOption, residual_shards
+from search_spaces.space import SearchSpace, residual_shards
 from search_spaces.stages import StageChoice
 
 Array = NDArray[np.float64]
@@ -42,20 +43,28 @@ class ApartFound:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidates of one branch [N]: split of the GPUs, option indexes, price without waves, missing bytes per wave size."""
+    """Candidates of one micro-batch size [N]: split of the GPUs, option indexes, price, and bounds of the makespan.
+
+    `option` [3, N] numbers each candidate's partition, FFN option and placement in the lists of the space.
+    """
 
     split: Ints
     partition: Ints
     mlp: Ints
     placement: Ints
-    prices: dict[int, SeparatePrice]
+    option: Ints
+    price: SeparatePrice
+    chain: Array
+    load: Array
+    spare: Array
+    expert_spare: Array
 
 
 class ApartSpace:
     """The plans of a space whose experts are apart."""
 
-    def __init__(self, env: Setting, space: SearchSpace) -> None:
-        self.env, self.space, self.sizes = env, space, space.sizes
+    def __init__(self, env: Setting, space: SearchSpace, extra_memory: float = 0.0) -> None:
+        self.env, self.space, self.sizes, self._extra = env, space, space.sizes, extra_memory
         self.sequences = tuple(sorted({space.sequences(r, m) for r, m in space.branches}))
 
     @cached_property
@@ -72,7 +81,13 @@ class ApartSpace:
 
     def placements(self, ways: int) -> tuple[ExpertPlacement, ...]:
         """Placements on `ways` expert GPUs."""
-        return tuple(self.space.pinned(0).experts.separate(self.sizes, ways))
+        if ways not in self._placements:
+            self._placements[ways] = tuple(self.space.pinned(0).experts.separate(self.sizes, ways))
+        return self._placements[ways]
+
+    @cached_property
+    def _placements(self) -> dict[int, tuple[ExpertPlacement, ...]]:
+        return {}
 
     @cached_property
     def near(self) -> dict[tuple[int, ...], StageTable]:
@@ -100,48 +115,70 @@ class ApartSpace:
     def best(self, replicas: int, micro_batches: int, cutoff: float, pin: Pin | None = None) -> ApartFound | None:
         """The best plan of a branch below `cutoff` seconds, among those that agree with the pin."""
         found = None
+        if self._bound(replicas, micro_batches) >= cutoff:
+            return None
         for candidates in self._branch(replicas, micro_batches):
-            for wave, price in candidates.prices.items():
-                fits = np.nonzero(self._fits(candidates, price) & self._agree(candidates, wave, pin))[0]
-                better = self._wave(candidates, price, micro_batches, wave, fits, cutoff)
+            bound = np.maximum(candidates.chain, micro_batches * candidates.load)
+            index = np.nonzero((bound < cutoff) & self._agree(candidates, pin))[0]
+            index = index[np.argsort(bound[index], kind="stable")]
+            for wave in self.space.waves(micro_batches):
+                if pin and pin.get("in_flight", wave) != wave:
+                    continue
+                fits = index[self._excess(candidates, wave)[index] <= 0]
+                better = self._wave(candidates, bound, micro_batches, wave, fits, cutoff)
                 if better is not None:
                     found, cutoff = better, better.value
         return found
 
-    def _agree(self, candidates: Candidates, wave: int, pin: Pin | None) -> NDArray[np.bool_]:
+    def _bound(self, replicas: int, micro_batches: int) -> float:
+        """Lower bound of a branch: the attention side of all micro-batches with the fastest options."""
+        batch = self.sequences.index(self.space.sequences(replicas, micro_batches))
+        least = [
+            sum(float(table.attention[kind].seconds[0, batch].min()) for kind in self.env.kind_of_layer)
+            for near, table in self.near.items()
+            if len(near) < self.space.stride(replicas)
+        ]
+        return micro_batches * min(least, default=np.inf)
+
+    def _agree(self, candidates: Candidates, pin: Pin | None) -> NDArray[np.bool_]:
         """Which candidates agree with a pin."""
-        keep = np.ones(candidates.split.shape, dtype=bool)
         if not pin:
-            return keep
-        if pin.get("in_flight", wave) != wave:
-            return ~keep
-        for number, (near, far) in enumerate(self.splits):
-            if near in self.near:
-                block = self.near[near].block
-                sides = (block.partitions, candidates.partition), (block.ffns, candidates.mlp), (self.placements(len(far)), candidates.placement)
-                for options, column in sides:
-                    at = candidates.split == number
-                    keep[at] &= pinned(options, pin)[column[at]]
-        return keep
+            return np.ones(candidates.split.shape, dtype=bool)
+        key = tuple(pin.items())
+        if key not in self._masks:
+            self._masks[key] = tuple(pinned(options, pin) for options in self.options)
+        return np.logical_and.reduce([mask[column] for mask, column in zip(self._masks[key], candidates.option, strict=True)])
+
+    @cached_property
+    def _masks(self) -> dict[tuple[tuple[str, object], ...], tuple[NDArray[np.bool_], ...]]:
+        return {}
+
+    @cached_property
+    def options(self) -> tuple[tuple[AttentionPartition, ...], tuple[FfnOption, ...], tuple[ExpertPlacement, ...]]:
+        """Every partition, FFN option and placement that some split may use."""
+        blocks = [table.block for table in self.near.values()]
+        return (
+            tuple(dict.fromkeys(p for block in blocks for p in block.partitions)),
+            tuple(dict.fromkeys(f for block in blocks for f in block.ffns)),
+            tuple(dict.fromkeys(p for _, far in self.splits for p in self.placements(len(far)))),
+        )
 
     def least_excess(self, replicas: int, micro_batches: int) -> float:
         """Fewest bytes by which a candidate exceeds the memory (inf without candidates)."""
-        least = np.inf
-        for candidates in self._branch(replicas, micro_batches):
-            price = candidates.prices[min(candidates.prices)]
-            least = min(least, float(np.maximum(*self._excess(candidates, price)).min(initial=np.inf)))
-        return least
+        wave = min(self.space.waves(micro_batches), default=1)
+        return min((float(self._excess(c, wave).min()) for c in self._branch(replicas, micro_batches)), default=np.inf)
+
+    def _excess(self, candidates: Candidates, wave: int) -> Array:
+        """Bytes by which the fuller side exceeds its memory with `wave` micro-batches in flight [N]."""
+        near = wave * candidates.price.held_bytes - candidates.spare
+        return np.asarray(np.maximum(near, -candidates.expert_spare))
 
     def _wave(
-        self, candidates: Candidates, price: SeparatePrice, micro_batches: int, wave: int, index: Ints, cutoff: float
+        self, candidates: Candidates, bound: Array, micro_batches: int, wave: int, order: Ints, cutoff: float
     ) -> ApartFound | None:
-        chain, load = price.times.bound
-        bound = np.maximum(chain, micro_batches * load)[index]
-        order = index[np.argsort(bound, kind="stable")]
-        bound = np.sort(bound, kind="stable")
-        found = None
+        found, price = None, candidates.price
         for at in range(0, order.size, CHUNK):
-            if bound[at] >= cutoff:
+            if bound[order[at]] >= cutoff:
                 break
             some = order[at : at + CHUNK]
             value = separate_makespan(price.times.take(some), micro_batches, wave)
@@ -152,16 +189,6 @@ class ApartSpace:
                 found = ApartFound(self._stage(candidates, row), wave, cutoff, float(price.sent[row]))
         return found
 
-    def _excess(self, candidates: Candidates, price: SeparatePrice) -> tuple[Array, Array]:
-        kinds, of = self.env.cluster.kinds, self.env.cluster.device_kinds
-        near = np.array([kinds[of[s[0][0]]].memory_bytes for s in self.splits])[candidates.split]
-        far = np.array([kinds[of[s[1][0]]].memory_bytes for s in self.splits])[candidates.split]
-        return price.attention_bytes - near, price.expert_bytes - far
-
-    def _fits(self, candidates: Candidates, price: SeparatePrice) -> NDArray[np.bool_]:
-        near, far = self._excess(candidates, price)
-        return np.asarray((near <= 0) & (far <= 0))
-
     def _stage(self, candidates: Candidates, row: int) -> StageChoice:
         near, far = self.splits[int(candidates.split[row])]
         block = self.near[near].block
@@ -171,35 +198,32 @@ class ApartSpace:
 
     def _branch(self, replicas: int, micro_batches: int) -> tuple[Candidates, ...]:
         """Candidates of a branch; attention options that another one beats in everything are left out."""
-        key = (self.space.sequences(replicas, micro_batches), replicas, micro_batches)
+        key = (self.space.sequences(replicas, micro_batches), replicas)
         if key not in self._branches:
             self._branches[key] = self._tabulate(*key)
         return self._branches[key]
 
     @cached_property
-    def _branches(self) -> dict[tuple[int, int, int], tuple[Candidates, ...]]:
+    def _branches(self) -> dict[tuple[int, int], tuple[Candidates, ...]]:
         return {}
 
-    def _tabulate(self, sequences: int, replicas: int, micro_batches: int) -> tuple[Candidates, ...]:
+    def _tabulate(self, sequences: int, replicas: int) -> tuple[Candidates, ...]:
         """One table per pair of GPU kinds."""
-        rows: dict[tuple[str, str], list[tuple[int, int, int, int]]] = {}
+        rows: dict[tuple[str, str], list[Ints]] = {}
         allowed, kinds = self.space.separate_splits(self.space.stride(replicas)), self.env.cluster.device_kinds
         for number, (near, far) in enumerate(self.splits):
-            if near not in self.near or (len(near), len(far)) not in allowed:
+            if near not in self.near or (len(near), len(far)) not in allowed or len(near) > sequences * self.sizes.query_length:
                 continue
-            block = self.near[near].block
-            for a, f in self._useful(near, sequences):
-                for x, placement in enumerate(self.placements(len(far))):
-                    option = StageOption(block.partitions[a], block.ffns[f].mlp_ways, placement)
-                    if self.space.fits_micro_batch(option, len(near), sequences):
-                        rows.setdefault((kinds[near[0]], kinds[far[0]]), []).append((number, a, f, x))
-        return tuple(
-            self._price(sequences, replicas, micro_batches, pair, *np.array(some, dtype=np.int64).T)
-            for pair, some in rows.items()
-        )
+            pairs, placements = self._useful(near, sequences), len(self.placements(len(far)))
+            block = np.full((4, pairs.shape[1] * placements), number, dtype=np.int64)
+            block[1:3] = np.repeat(pairs, placements, axis=1)
+            block[3] = np.tile(np.arange(placements), pairs.shape[1])
+            rows.setdefault((kinds[near[0]], kinds[far[0]]), []).append(block)
+        joined = {pair: np.concatenate(blocks, axis=1) for pair, blocks in rows.items()}
+        return tuple(self._price(sequences, replicas, pair, *block) for pair, block in joined.items() if block.size)
 
-    def _useful(self, near: tuple[int, ...], sequences: int) -> list[tuple[int, int]]:
-        """(partition, FFN) pairs of an attention side that no other with the same grid and residual split beats in all bills."""
+    def _useful(self, near: tuple[int, ...], sequences: int) -> Ints:
+        """(partition, FFN) pairs [2, n] of an attention side that no other with the same grid and residual split beats in all bills."""
         table = self.near[near]
         block, batch = table.block, self.sequences.index(sequences)
         index = np.array([block.shards.index(residual_shards(self.sizes, p)) for p in block.partitions])
@@ -215,35 +239,49 @@ class ApartSpace:
         strict = below & ~(below.T & (np.arange(len(index))[:, None] > np.arange(len(index))[None, :]))
         np.fill_diagonal(strict, False)
         keep = np.nonzero(legal & ~strict.any(axis=0))[0]
-        return [
+        pairs = [
             (int(a), f)
             for a in keep
             for f, ffn in enumerate(block.ffns)
             if _nested(block.shards[index[a]], block.width // ffn.mlp_ways)
         ]
+        return np.array(pairs, dtype=np.int64).reshape(-1, 2).T
 
     def _price(
-        self, sequences: int, replicas: int, micro: int, kinds: tuple[str, str], split: Ints, partition: Ints, mlp: Ints, placement: Ints
+        self, sequences: int, replicas: int, kinds: tuple[str, str], split: Ints, partition: Ints, mlp: Ints, placement: Ints
     ) -> Candidates:
+        """Price all candidates of one pair of GPU kinds."""
         nears = tuple(dict.fromkeys(near for near, _ in self.splits))
         fars = tuple(dict.fromkeys(far for _, far in self.splits))
-        placements = tuple(dict.fromkeys(p for far in fars for p in self.placements(len(far))))
+        tables = [self.near[near] for near in nears]
         near_of = np.array([nears.index(near) for near, _ in self.splits])[split]
         far_of = np.array([fars.index(far) for _, far in self.splits])[split]
-        own = [np.array([placements.index(p) for p in self.placements(len(far))]) for _, far in self.splits]
-        place = np.array([own[s][p] for s, p in zip(split, placement, strict=True)])
-        tables = [self.near[near] for near in nears]
-        shard = np.array([residual_shards(self.sizes, tables[n].block.partitions[a]) for n, a in zip(near_of, partition, strict=True)])
-        parts = np.array([tables[n].block.partitions[a].batch_parts for n, a in zip(near_of, partition, strict=True)])
+        option = self._option_numbers(split, partition, mlp, placement)
+        chosen = self.options[0]
+        shard = np.array([residual_shards(self.sizes, p) for p in chosen])[option[0]]
+        parts = np.array([p.batch_parts for p in chosen])[option[0]]
         batch = np.full(split.shape, sequences, dtype=np.int64)
-        cases = Cases(batch, shard, place, near_of, far_of, placements, nears, fars, *kinds)
+        cases = Cases(batch, shard, option[2], near_of, far_of, self.options[2], nears, fars, *kinds)
         near = self._near_side(tables, near_of, partition, mlp, shard, sequences)
-        far: dict[int, ExpertSide] = {
-            kind: expert_side(self.env, layer, cases) for kind, layer in enumerate(self.env.kinds) if layer.moe
-        }
-        resident = np.ceil(self.sizes.batch // replicas / parts)
-        prices = {w: separate_price(self.env, near, far, cases, resident, w) for w in self.space.waves(micro)}
-        return Candidates(split, partition, mlp, placement, prices)
+        far: dict[int, ExpertSide] = {kind: expert_side(self.env, layer, cases) for kind, layer in enumerate(self.env.kinds) if layer.moe}
+        price = separate_price(self.env, near, far, cases, np.ceil(self.sizes.batch // replicas / parts))
+        memory = [self.env.cluster.kinds[kind].memory_bytes + self._extra for kind in kinds]
+        chain, load = price.times.bound
+        spare, far_spare = memory[0] - price.attention_bytes, memory[1] - price.expert_bytes
+        return Candidates(split, partition, mlp, placement, option, price, chain, load, spare, far_spare)
+
+    def _option_numbers(self, split: Ints, partition: Ints, mlp: Ints, placement: Ints) -> Ints:
+        """Numbers [3, N] of each candidate's options in `options`."""
+        found = np.zeros((3, split.size), dtype=np.int64)
+        number = [{option: i for i, option in enumerate(options)} for options in self.options]
+        for s, (near, far) in enumerate(self.splits):
+            at = np.nonzero(split == s)[0]
+            if at.size:
+                block = self.near[near].block
+                lists = (block.partitions, block.ffns, self.placements(len(far)))
+                for row, (options, column) in enumerate(zip(lists, (partition, mlp, placement), strict=True)):
+                    found[row, at] = np.array([number[row][option] for option in options])[column[at]]
+        return found
 
     def _near_side(self, tables: list[StageTable], near: Ints, a: Ints, f: Ints, shard: Ints, sequences: int) -> AttentionSide:
         """Bills of the attention GPUs for every candidate."""

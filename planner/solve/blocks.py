@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.evaluate.pipeline import feedback_seconds, send_seconds
+from planner.evaluate.pipeline import crossing_fraction, send_seconds
 from planner.evaluate.setting import Setting
 from planner.evaluate.stage import Intervals, StagePrice, intervals, stage_price, view
 from planner.evaluate.tables import Block, FfnOption, StageTable, price_blocks
@@ -71,8 +71,8 @@ class StageSlot:
 class PricedSpace:
     """All linear-pipeline options of a space, priced: one table per width (or pinned stage) and GPU kind."""
 
-    def __init__(self, env: Setting, space: SearchSpace) -> None:
-        self.env, self.space, self.sizes = env, space, space.sizes
+    def __init__(self, env: Setting, space: SearchSpace, extra_memory: float = 0.0) -> None:
+        self.env, self.space, self.sizes, self._extra = env, space, space.sizes, extra_memory
         self.sequences = tuple(sorted({space.sequences(r, m) for r, m in space.branches}))
         self.blocks: list[OptionBlock] = []
         self.slots: dict[tuple[int, ...], StageSlot] = {}
@@ -85,6 +85,12 @@ class PricedSpace:
         priced = dict(zip(map(id, usable), price_blocks(env, [b.block for b in usable]), strict=True))
         self.tables: list[StageTable | None] = [priced.get(id(b)) for b in self.blocks]
         self._transfers: dict[tuple[tuple[int, ...], tuple[int, ...], int], float] = {}
+        self._sends: dict[tuple[int, int], Array] = {}
+        self._crossing: dict[int, Array] = {}
+        self._fitting: dict[tuple[int, int], Bools] = {}
+        self._masks: dict[tuple[int, tuple[tuple[str, object], ...]], Bools] = {}
+        self.kept: dict[tuple[int, int, int, int], StagePrice] = {}
+        self._layers: dict[tuple[int, int], Array] = {}
 
     def _open_slots(self, stride: int) -> None:
         for width in self.space.widths(stride):
@@ -133,14 +139,23 @@ class PricedSpace:
 
     def candidates(self, block: int, sequences: int, pin: Pin | None) -> tuple[Ints, Ints, Bools] | None:
         """Partitions [A'], FFN options [F'] and allowed pairs [A', F'] that survive the micro-batch rules and the pin."""
-        options = self.blocks[block]
         if self.tables[block] is None:
             return None
-        allowed = options.fits(self.sizes, sequences)
-        if pin:
-            allowed = allowed & pinned(options.block.partitions, pin)[:, None] & pinned(options.block.ffns, pin)[None, :]
+        allowed = self._allowed(block, sequences, pin)
         rows, columns = np.nonzero(allowed.any(axis=1))[0], np.nonzero(allowed.any(axis=0))[0]
         return (rows, columns, allowed[np.ix_(rows, columns)]) if rows.size else None
+
+    def _allowed(self, block: int, sequences: int, pin: Pin | None) -> Bools:
+        """Allowed pairs [A, F] of a block for a micro-batch size and a pin."""
+        options, key = self.blocks[block], (block, sequences)
+        if key not in self._fitting:
+            self._fitting[key] = options.fits(self.sizes, sequences) if options.allowed.size else options.allowed
+        if not pin:
+            return self._fitting[key]
+        held = (block, tuple(pin.items()))
+        if held not in self._masks:
+            self._masks[held] = pinned(options.block.partitions, pin)[:, None] & pinned(options.block.ffns, pin)[None, :]
+        return self._fitting[key] & self._masks[held]
 
     def price(self, slot: StageSlot, sequences: int, replica_batch: int, partitions: Ints, ffns: Ints) -> StagePrice:
         """Price of the chosen options of a slot on every interval row."""
@@ -150,31 +165,41 @@ class PricedSpace:
         at = self.sequences.index(sequences)
         return stage_price(view(self.env, self.sizes, table, slot.site, at, replica_batch, partitions, ffns), self.spans[0])
 
-    def least_layer(self, sequences: int) -> tuple[float, float] | None:
+    def least_layer(self, sequences: int, pin: Pin | None = None) -> tuple[float, float] | None:
         """(seconds of all layers, GPU-seconds of all layers) with the fastest, and the thriftiest, option of each layer.
 
         No pipeline of micro-batches of `sequences` has a shorter chain, or does less work; None where there is no option.
         """
         kinds = len(self.env.kinds)
         chain, work = np.full(kinds, np.inf), np.full(kinds, np.inf)
-        for options, table in zip(self.blocks, self.tables, strict=True):
-            allowed = options.fits(self.sizes, sequences) if options.allowed.size else options.allowed
-            if table is None or not allowed.any():
+        for number, options in enumerate(self.blocks):
+            if self.tables[number] is None:
                 continue
-            index = [options.block.shards.index(residual_shards(self.sizes, p)) for p in options.block.partitions]
-            at = self.sequences.index(sequences)
-            for kind in range(kinds):
-                both = table.attention[kind].seconds[:, at, :, None] + table.ffn[kind].seconds[:, at][:, index]
-                least = float(both[:, allowed].min())
-                chain[kind], work[kind] = min(chain[kind], least), min(work[kind], least * options.block.width)
+            allowed = self._allowed(number, sequences, pin)
+            if not allowed.any():
+                continue
+            least = self._layer_seconds(number, sequences)[:, allowed].min(axis=1)
+            chain, work = np.minimum(chain, least), np.minimum(work, least * options.block.width)
         counts = np.bincount(np.asarray(self.env.kind_of_layer), minlength=kinds)
         if not np.isfinite(chain).all():
             return None
         return float(counts @ chain), float(counts @ work)
 
+    def _layer_seconds(self, block: int, sequences: int) -> Array:
+        """Seconds of one layer of each kind with every option, on the best site [K, A, F]."""
+        key, table = (block, sequences), self.tables[block]
+        if key not in self._layers and table is not None:
+            options, at = self.blocks[block].block, self.sequences.index(sequences)
+            index = [options.shards.index(residual_shards(self.sizes, p)) for p in options.partitions]
+            self._layers[key] = np.stack([
+                (a.seconds[:, at, :, None] + f.seconds[:, at][:, index]).min(axis=0)
+                for a, f in zip(table.attention, table.ffn, strict=True)
+            ])  # fmt: skip
+        return self._layers[key]
+
     def capacity(self, slot: StageSlot) -> float:
-        """Bytes of one GPU of a slot."""
-        return float(self.env.cluster.kinds[self.blocks[slot.block].block.kind].memory_bytes)
+        """Bytes of one GPU of a slot, with those that the search was granted besides."""
+        return float(self.env.cluster.kinds[self.blocks[slot.block].block.kind].memory_bytes) + self._extra
 
     def send(self, source: tuple[int, ...], target: tuple[int, ...], sequences: int) -> float:
         """Seconds to hand a micro-batch from stage to stage."""
@@ -183,7 +208,38 @@ class PricedSpace:
             self._transfers[key] = send_seconds(self.env, source, target, sequences)
         return self._transfers[key]
 
-    def feedback(self, source: tuple[int, ...], target: tuple[int, ...], sequences: int) -> float:
-        """Seconds for sampled tokens to reach the first stage."""
-        return feedback_seconds(self.env, source, target, sequences)
+    def sends(self, ranks: int, widths: tuple[int, ...], sequences: int) -> Array:
+        """Hand-over seconds [rank, width before, width after] of neighbouring stages; inf where they do not fit."""
+        key = (ranks, sequences)
+        if key not in self._sends:
+            index, sizes = self._neighbours(ranks, widths)
+            slices = sizes.min(axis=1)
+            tokens = -(-sequences * self.env.query_length // slices)
+            amount = np.asarray(self.env.context.tensor("", tokens, self.env.model.hidden).bytes) * slices
+            price = self.env.pricer.collectives.m2n_time
+            crossing = self._crossing[ranks]
+            table = np.full((ranks, len(widths), len(widths)), np.inf)
+            if index.size:
+                seconds = price(amount / sizes[:, 0], amount / sizes[:, 1], sizes[:, 0], sizes[:, 1], crossing)
+                table[tuple(index.T)] = seconds
+            self._sends[key] = table
+        return self._sends[key]
 
+    def _neighbours(self, ranks: int, widths: tuple[int, ...]) -> tuple[Ints, Ints]:
+        """Index [n, 3] into the table of hand-overs and the two widths [n, 2] of every pair of neighbours that fits."""
+        index = [
+            (at, i, j)
+            for at in range(1, ranks)
+            for i, left in enumerate(widths)
+            if left <= at
+            for j, right in enumerate(widths)
+            if at + right <= ranks
+        ]
+        found = np.array(index, dtype=np.int64).reshape(-1, 3)
+        number = np.array(widths, dtype=np.int64)
+        if ranks not in self._crossing:
+            domains = self.env.cluster.domain_of
+            self._crossing[ranks] = np.array([
+                crossing_fraction(domains, tuple(range(at - widths[i], at)), tuple(range(at, at + widths[j]))) for at, i, j in index
+            ])  # fmt: skip
+        return found, number[found[:, 1:]]

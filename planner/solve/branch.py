@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.evaluate.stage import StagePrice
 from planner.solve.blocks import PricedSpace, StageSlot
 from planner.solve.pin import Pin
 from search_spaces.space import StageOption
@@ -16,6 +17,8 @@ Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 TIE = 1e-12
+KEPT = 60_000
+"""Prices of one slot that are kept for later questions, at most."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Branch:
         if candidates is None:
             return np.full(rows, np.inf), np.zeros(rows, dtype=np.int64), np.full(rows, np.inf)
         partitions, ffns, allowed = candidates
-        price = self.priced.price(slot, self.sequences, self.replica_batch, partitions, ffns)
+        price = self._price(slot, partitions, ffns)
         flat = (rows, -1)
         missing = np.where(allowed[None], price.memory - self.priced.capacity(slot), np.inf).reshape(flat)
         time = np.where(missing <= 0, price.seconds.reshape(flat), np.inf)
@@ -98,6 +101,19 @@ class Branch:
         count = len(self.priced.blocks[slot.block].block.ffns)
         option = partitions[pick // ffns.size] * count + ffns[pick % ffns.size]
         return found, option, np.where(np.isfinite(found), 0.0, missing.min(axis=1))
+
+    def _price(self, slot: StageSlot, partitions: Ints, ffns: Ints) -> StagePrice:
+        """Price of some options of a slot; that of all its options is kept while it is small."""
+        block, rows = self.priced.blocks[slot.block].block, self.priced.spans[0].first.size
+        whole = (np.arange(len(block.partitions)), np.arange(len(block.ffns)))
+        if rows * whole[0].size * whole[1].size > KEPT:
+            return self.priced.price(slot, self.sequences, self.replica_batch, partitions, ffns)
+        kept, key = self.priced.kept, (slot.block, slot.site, self.sequences, self.replica_batch)
+        if key not in kept:
+            kept[key] = self.priced.price(slot, self.sequences, self.replica_batch, *whole)
+        grid = np.ix_(np.arange(rows), partitions, ffns)
+        found = kept[key]
+        return StagePrice(found.seconds[grid], found.memory[grid], found.sent[grid])
 
     def option_at(self, slot: StageSlot, index: int) -> StageOption:
         """The stage option behind a flat index of a slot."""

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.solve.optimum import SpaceSearch
-from planner.solve.pin import Pin
+from planner.evaluate.tables import FfnOption
+from planner.solve.optimum import Optimum, SpaceSearch
+from planner.solve.pin import Pin, pinned
 from search_spaces.attention import AttentionPartition, legal_grid
 from search_spaces.experts import ExpertPlacement
+from search_spaces.stages import StageChoice
 
 Fields = dict[str, object]
+COUNTS = frozenset({"batch_parts", "context_parts", "tensor_ways"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +35,15 @@ class Decision:
     values: tuple[DecisionValue, ...]
 
 
-def decision_tables(search: SpaceSearch) -> tuple[Decision, ...]:
-    """A table for every decision of the space that has more than one value."""
-    if search.space.layout:
+def decision_tables(search: SpaceSearch, optimum: Optimum) -> tuple[Decision, ...]:
+    """A table for every decision of the space that has more than one value; `optimum` is the answer of the whole space."""
+    if search.space.layout or optimum.choice is None:
         return ()
     found = [
         _branches(search, "replicas", 0),
         _branches(search, "micro_batches", 1),
         _stages(search),
-        *(Decision(name, tuple(_held(search, label, pin) for label, pin in values)) for name, values in _pins(search)),
+        *(Decision(name, tuple(_held(search, optimum, *value) for value in values)) for name, values in _pins(search)),
     ]
     return tuple(decision for decision in found if len(decision.values) > 1)
 
@@ -55,13 +58,18 @@ def _branches(search: SpaceSearch, name: str, position: int) -> Decision:
 
 
 def _stages(search: SpaceSearch) -> Decision:
-    strides = [search.space.stride(r) for r, _ in search.space.branches]
-    counts = search.space.stage_counts(max(strides, default=0))
-    return Decision("stages", tuple(_row(str(s), search.pinned_value({}, stages=(s,))) for s in counts))
+    return Decision("stages", tuple(_row(str(count), value) for count, value in search.by_stage_count()))
 
 
-def _held(search: SpaceSearch, label: str, pin: Pin) -> DecisionValue:
+def _held(search: SpaceSearch, optimum: Optimum, label: str, pin: Pin) -> DecisionValue:
+    """One value held; where the best plan of all has it already, that is the answer."""
+    if optimum.choice is not None and all(_has(stage, pin) for stage in optimum.choice.stages):
+        return _row(label, optimum.value)
     return _row(label, search.pinned_value(pin))
+
+
+def _has(stage: StageChoice, pin: Pin) -> bool:
+    return bool(pinned([stage.attention], pin)[0] and pinned([FfnOption(stage.mlp_ways, stage.experts)], pin)[0])
 
 
 def _row(label: str, value: float) -> DecisionValue:
@@ -80,19 +88,19 @@ def _pins(search: SpaceSearch) -> Iterator[tuple[str, list[tuple[str, Fields]]]]
         (f"{n} x {m}", {"head_groups": n, "dimension_segments": m}) for n, m in _power_grids(search, grids)
     ]
     for name in ("batch_parts", "context_parts", "sequence_parallel", "output_projection", "softmax", "order"):
-        yield f"attention.{name}", _values(partitions, name)
+        yield f"attention.{name}", _values(partitions, name, search.sizes.devices)
     if search.sizes.dense:
-        ways = sorted({f.mlp_ways for b in search.priced.blocks for f in b.block.ffns})
+        ways = sorted({f.mlp_ways for b in search.priced.blocks for f in b.block.ffns if search.sizes.devices % f.mlp_ways == 0})
         yield "mlp.ways", [(str(w), {"mlp_ways": w}) for w in ways]
     for name in ("form", "tensor_ways", "router_side"):
-        yield f"experts.{name}", _values([*experts, *apart] if name != "router_side" else apart, name)
+        yield f"experts.{name}", _values([*experts, *apart] if name != "router_side" else apart, name, search.sizes.devices)
     yield "experts.devices", [(str(n), {"form": "separate", "devices": n}) for n in sorted({p.devices for p in apart})]
 
 
-def _values(options: list[AttentionPartition] | list[ExpertPlacement], name: str) -> list[tuple[str, Fields]]:
-    """Every value that some option has for a field."""
+def _values(options: list[AttentionPartition] | list[ExpertPlacement], name: str, total: int) -> list[tuple[str, Fields]]:
+    """Every value that some option has for a field; of ways and parts only those that divide the GPUs."""
     values = sorted({getattr(option, name) for option in options})
-    return [(str(value), {name: value}) for value in values]
+    return [(str(value), {name: value}) for value in values if name not in COUNTS or total % value == 0]
 
 
 def _power_grids(search: SpaceSearch, grids: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.evaluate.pipeline import feedback_seconds
 from planner.solve.branch import Branch, StageArrays
 
 Array = NDArray[np.float64]
@@ -50,18 +51,10 @@ class PipelineTable:
             found[self.layers] = np.where(whole[None], found[self.layers], np.inf)
         return found
 
-    @cached_property
+    @property
     def send(self) -> Array:
         """`send[at, w1, w2]`: seconds from a stage of width w1 that ends at rank `at` to one of width w2 that begins there."""
-        width = len(self.widths)
-        table = np.full((self.ranks, width, width), np.inf)
-        for at in range(1, self.ranks):
-            for i, left in enumerate(self.widths):
-                for j, right in enumerate(self.widths):
-                    if left <= at and at + right <= self.ranks:
-                        source, target = tuple(range(at - left, at)), tuple(range(at, at + right))
-                        table[at, i, j] = self.branch.priced.send(source, target, self.branch.sequences)
-        return table
+        return self.branch.priced.sends(self.ranks, self.widths, self.branch.sequences)
 
     @cached_property
     def feedback(self) -> Array:
@@ -69,7 +62,7 @@ class PipelineTable:
         table = np.zeros((self.ranks + 1, len(self.widths)))
         if self.branch.priced.sizes.phase == "decode":
             for end in range(1, self.ranks + 1):
-                back = self.branch.priced.feedback((end - 1,), (0,), self.branch.sequences)
+                back = feedback_seconds(self.branch.priced.env, (end - 1,), (0,), self.branch.sequences)
                 table[end] = [0.0 if width == end else back for width in self.widths]
         return table
 
@@ -143,4 +136,46 @@ class Sweep:
             level = 0 if self._open else level - 1
             previous = int(self._join(self._values[level, start, first], self._send[first, :, w]).argmin())
             times.append(float(table.send[first, previous, w]))
+            stop, end, w = start, first, previous
+
+
+class LevelSweep:
+    """One run for every stage count up to `levels`: `final[s, end, w]` is the least chain of s + 1 stages."""
+
+    def __init__(self, table: PipelineTable, levels: int, limit: float = np.inf, *, minimax: bool = False) -> None:
+        self.table, self._limit = table, limit
+        self._join = np.maximum if minimax else np.add
+        shape = (levels, table.layers + 1, table.ranks + 1, len(table.widths))
+        self._values, self._ready = np.full(shape, np.inf), np.full(shape, np.inf)
+        self._send = np.where(table.send <= limit, table.send, np.inf)
+        self._run()
+        back = np.where(table.feedback <= limit, table.feedback, np.inf)
+        self.final: Array = self._join(self._values[:, table.layers], back)
+
+    def _run(self) -> None:
+        table = self.table
+        self._ready[0, 0, 0, :] = 0.0
+        for stop in range(1, table.layers + 1):
+            times = table.stage[stop]
+            times = np.where(times <= self._limit, times, np.inf)
+            best = self._join(self._ready[:, :stop, :-1], times).min(axis=1)
+            for w, width in enumerate(table.widths):
+                self._values[:, stop, width:, w] = best[:, : table.ranks + 1 - width, w]
+            arrived = self._join(self._values[:-1, stop, :-1, :, None], self._send).min(axis=2)
+            self._ready[1:, stop, :-1] = arrived
+
+    def slowest(self, level: int, end: int, w: int) -> float:
+        """Slowest time of the pipeline that `final[level, end, w]` stands for."""
+        table, stop, found = self.table, self.table.layers, float(self.table.feedback[end, w])
+        while True:
+            first = end - table.widths[w]
+            times = table.stage[stop][:, first, w]
+            times = np.where(times <= self._limit, times, np.inf)
+            start = int(self._join(self._ready[level, :stop, first, w], times).argmin())
+            found = max(found, float(times[start]))
+            if start == 0:
+                return found
+            level -= 1
+            previous = int(self._join(self._values[level, start, first], self._send[first, :, w]).argmin())
+            found = max(found, float(table.send[first, previous, w]))
             stop, end, w = start, first, previous

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from planner.solve.dp import Path, PipelineTable
+from planner.solve.dp import LevelSweep, Path, PipelineTable
 from planner.solve.objective import Objective
 
+Array = NDArray[np.float64]
 SAME = 1e-9
 """Values this close, relative to each other, are a tie."""
 
@@ -51,3 +53,29 @@ def branch_optimum(
             best, path = value, found
         limit = float(np.nextafter(found.slowest, 0.0))
     return BranchOptimum(path, best if path else np.inf, sweeps, least, slowest)
+
+
+def stage_count_optima(table: PipelineTable, objective: Objective, levels: int, cutoffs: Array) -> Array:
+    """Least objective of pipelines of 1, 2, ... `levels` stages, where it beats that count's cutoff (else inf) [levels].
+
+    The sweeps are those of `branch_optimum` under one limit for all counts, which falls below the largest slowest time of
+    the counts that are still open.
+    """
+    best, found, limit = cutoffs.copy(), np.full(levels, np.inf), np.inf
+    slowest = LevelSweep(table, levels, minimax=True).final[:, 1:].min(axis=(1, 2))
+    active = np.isfinite(slowest)
+    while active.any():
+        sweep, longest = LevelSweep(table, levels, limit), 0.0
+        chain = sweep.final[:, 1:].min(axis=(1, 2))
+        for level in np.nonzero(active)[0].tolist():
+            if not np.isfinite(chain[level]) or objective.value(float(chain[level]), float(slowest[level])) >= best[level]:
+                active[level] = False
+                continue
+            end, w = np.unravel_index(int(sweep.final[level, 1:].argmin()), sweep.final[level, 1:].shape)
+            time = sweep.slowest(level, int(end) + 1, int(w))
+            value, longest = objective.value(float(chain[level]), time), max(longest, time)
+            if value < best[level]:
+                best[level] = found[level] = value
+        limit = float(np.nextafter(longest, 0.0))
+        active &= slowest <= limit
+    return found

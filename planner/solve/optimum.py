@@ -15,7 +15,7 @@ from planner.solve.blocks import PricedSpace
 from planner.solve.branch import Branch, StageArrays
 from planner.solve.cp import MAX_LEGS, PipelineModel, surviving_legs
 from planner.solve.dp import Path, PipelineTable
-from planner.solve.exact import SAME, branch_optimum
+from planner.solve.exact import SAME, branch_optimum, stage_count_optima
 from planner.solve.objective import Name, Objective
 from planner.solve.pin import Pin
 from search_spaces.space import SearchSpace
@@ -92,12 +92,22 @@ class _Found:
 class SpaceSearch:
     """A priced space that can be asked for its optimum, also with some decisions pinned."""
 
-    def __init__(self, env: Setting, space: SearchSpace, objective: Name = "latency", limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        env: Setting,
+        space: SearchSpace,
+        objective: Name = "latency",
+        limits: Limits | None = None,
+        *,
+        extra_memory: float = 0.0,
+        ignore_memory: bool = False,
+    ) -> None:
         self.env, self.space, self.objective = env, space, objective
         self.sizes = space.sizes
         self.limits = limits or Limits()
-        self.priced = PricedSpace(env, space)
-        self.apart = ApartSpace(env, space)
+        granted = np.inf if ignore_memory else extra_memory
+        self.priced = PricedSpace(env, space, granted)
+        self.apart = ApartSpace(env, space, granted)
         self._arrays: dict[tuple[int, int], StageArrays] = {}
 
     def _objective(self, micro_batches: int) -> Objective:
@@ -123,10 +133,10 @@ class SpaceSearch:
         kinds = self.env.cluster
         return replicas * sum(kinds.kind_of(rank).price_per_hour for rank in range(gpus)) / 3600.0
 
-    def bound(self, branch: Branch) -> float:
+    def bound(self, branch: Branch, pin: Pin | None = None) -> float:
         """Closed-form lower bound of a branch: chain of the cheapest layers, and all work shared by all its GPUs."""
         objective = self._objective(branch.micro_batches)
-        least = self.priced.least_layer(branch.sequences)
+        least = self.priced.least_layer(branch.sequences, pin)
         if least is None:
             return np.inf
         chain, work = least
@@ -169,9 +179,9 @@ class SpaceSearch:
         proven = self._prove(opened, chosen, best, counts) if prove else best
         return Optimum(self._choice(chosen), chosen.value, min([proven, chosen.value, *bounds]), complete, counts)
 
-    def _linear(self, branch: Branch, cutoff: float, pin: Pin | None = None, counts: tuple[int, ...] | None = None) -> list[_Found]:
+    def _linear(self, branch: Branch, cutoff: float, pin: Pin | None = None) -> list[_Found]:
         """The best linear pipeline of a branch if it is no worse than the cutoff."""
-        table = PipelineTable(branch, self.arrays(branch, pin), counts or self.space.stages)
+        table = PipelineTable(branch, self.arrays(branch, pin), self.space.stages)
         objective, found = self._objective(branch.micro_batches), []
         for first, last in self._end_groups(branch):
             weight = self.weight(branch.replicas, last)
@@ -183,20 +193,49 @@ class SpaceSearch:
                 cutoff = min(cutoff, value)
         return found
 
-    def pinned_value(self, pin: Pin, branches: list[Branch] | None = None, stages: tuple[int, ...] | None = None) -> float:
+    def pinned_value(self, pin: Pin, branches: list[Branch] | None = None) -> float:
         """Least objective with some decisions held at a value on every stage (inf where no such plan fits)."""
         best = np.inf
         chosen = branches if branches is not None else [self.branch(r, m) for r, m in self.space.branches]
-        for bound, _, branch in sorted((self.bound(b), i, b) for i, b in enumerate(chosen)):
-            if bound >= best:
-                break
-            if pin.get("form") != "separate":
-                best = min([best, *(f.value for f in self._linear(branch, best, pin, stages))])
-        if stages is None or 1 in stages:
-            for branch in chosen:
-                apart = self._with_experts_apart(branch, best, pin)
-                best = min(best, apart.value) if apart is not None else best
+        if pin.get("form") != "separate":
+            for bound, _, branch in sorted((self.bound(b, pin), i, b) for i, b in enumerate(chosen)):
+                if bound >= best:
+                    break
+                best = min([best, *(f.value for f in self._linear(branch, best, pin))])
+        for branch in chosen:
+            apart = self._with_experts_apart(branch, best, pin)
+            best = min(best, apart.value) if apart is not None else best
         return best
+
+    def by_stage_count(self) -> list[tuple[int, float]]:
+        """Least objective for every stage count that the space allows (inf where no such plan fits)."""
+        branches = [self.branch(r, m) for r, m in self.space.branches]
+        counts = self.space.stage_counts(max((b.stride for b in branches), default=0))
+        best = np.full(max(counts, default=0), np.inf)
+        for bound, _, branch in sorted((self.bound(b), i, b) for i, b in enumerate(branches)):
+            levels = min(best.size, max(self.space.stage_counts(branch.stride), default=0))
+            if self.objective == "cost" or levels == 0 or bound >= best[:levels].max():
+                continue
+            table = PipelineTable(branch, self.arrays(branch))
+            found = stage_count_optima(table, self._objective(branch.micro_batches), levels, best[:levels])
+            best[:levels] = np.minimum(best[:levels], found)
+        for branch in branches if 1 in counts else []:
+            apart = self._with_experts_apart(branch, float(best[0]))
+            best[0] = min(best[0], apart.value) if apart is not None else best[0]
+        return [(count, float(best[count - 1])) for count in counts]
+
+    def branch_optima(self, skip: tuple[int, int]) -> list[tuple[float, Choice]]:
+        """The best plan of every branch but one."""
+        found = []
+        for r, m in self.space.branches:
+            if (r, m) != skip:
+                branch = self.branch(r, m)
+                linear = [] if self.space.layout else self._linear(branch, np.inf)
+                options = [*linear, *(x for x in [self._with_experts_apart(branch, np.inf)] if x is not None)]
+                if options:
+                    best = min(options, key=lambda f: f.value)
+                    found.append((best.value, self._choice(best)))
+        return found
 
     def _end_groups(self, branch: Branch) -> list[tuple[int, int]]:
         """Ranges of end ranks that share a weight: all at once, or each alone when GPUs are paid for."""
