@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from planner.evaluate.capacity import over_capacity
 from planner.evaluate.devices import DeviceBill, stage_devices
 from planner.evaluate.linear import linear_path
 from planner.evaluate.setting import Setting
@@ -54,7 +55,8 @@ class Evaluation:
     """What a plan costs. `latency_s`: prefill, seconds of the batch; decode, seconds per output token.
 
     `flops_total` are the operations that all GPUs do, `flops_model` those of the unsplit model (causal pairs counted
-    once), `mfu` the latter over peak of the GPUs in use. `over_capacity_bytes` is 0 when the plan fits.
+    once), `mfu` the latter over peak of the GPUs in use. `over_capacity_bytes` is 0 when the plan fits: every item of a stage's
+    memory is taken at its largest share, so it may exceed what the single GPUs add up to.
     """
 
     latency_s: float
@@ -85,7 +87,7 @@ def evaluate(env: Setting, sizes: Sizes, choice: Choice) -> Evaluation:
     model = model_flops(env.model, env.workload)
     used = sorted(rank for stage in choice.stages for rank in stage.devices)
     peak = choice.replicas * sum(env.cluster.kind_of(r).peak_flops.get(env.model.dtype, 0.0) for r in used)
-    over = max((r.memory.total_bytes - r.memory.capacity_bytes for r in reports), default=0)
+    over = round(over_capacity(env, sizes, choice))
     return Evaluation(
         path.latency_s, tokens / path.latency_s, path.items, path.expression,
         tuple(sorted(reports, key=lambda r: r.rank)), total, model, model / (path.latency_s * peak) if peak else 0.0,

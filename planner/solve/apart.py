@@ -251,10 +251,11 @@ class ApartSpace:
         self, sequences: int, replicas: int, kinds: tuple[str, str], split: Ints, partition: Ints, mlp: Ints, placement: Ints
     ) -> Candidates:
         """Price all candidates of one pair of GPU kinds."""
-        nears = tuple(dict.fromkeys(near for near, _ in self.splits))
+        nears = tuple(self.near)
         fars = tuple(dict.fromkeys(far for _, far in self.splits))
-        tables = [self.near[near] for near in nears]
-        near_of = np.array([nears.index(near) for near, _ in self.splits])[split]
+        tables = list(self.near.values())
+        number = {near: i for i, near in enumerate(nears)}
+        near_of = np.array([number.get(near, -1) for near, _ in self.splits])[split]
         far_of = np.array([fars.index(far) for _, far in self.splits])[split]
         option = self._option_numbers(split, partition, mlp, placement)
         chosen = self.options[0]
