@@ -12,6 +12,7 @@ from planner.cluster import Cluster
 from planner.costs.collectives import Collectives
 from planner.costs.get_time import GetTime, Roofline
 from planner.costs.groups import GroupShape, group_shape
+from planner.graph.devices import families
 from planner.graph.ops import COLLECTIVES, Group, Kind, Op, Role, Store
 
 Array = NDArray[np.float64]
@@ -118,12 +119,6 @@ def longest_path(role: Role, durations: Sequence[Array]) -> Array:
                 start = np.maximum(start, ready[name])
         free[op.stream] = ready[op.output.name] = start + duration
     return np.asarray(np.maximum(free.get("compute", 0.0), free.get("transfer", 0.0)))
-
-
-def families(site: Site, stride: int, size: int) -> tuple[Site, ...]:
-    """The groups of `size` places, `stride` apart, that partition the places of a stage."""
-    block = stride * size
-    return tuple(site[at + x : at + x + block : stride][:size] for at in range(0, len(site), block) for x in range(stride))
 
 
 def live_peak(role: Role, rows: tuple[int, ...]) -> tuple[Array, dict[Store, Array]]:

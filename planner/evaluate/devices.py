@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from planner.costs.memory import BOUNDARY_BUFFERS, COLLECTIVE_BYTES, communication_bytes, reserve_bytes
 from planner.costs.pricer import RoleBill, Sites
-from planner.evaluate.rows import expert_classes, moe_rows, moe_table, signature_of
 from planner.evaluate.separate import TRANSFER_BUFFERS
 from planner.evaluate.setting import LayerKind, Setting
 from planner.graph.attention import attention_role
-from planner.graph.devices import attention_device_rows, ffn_device_rows
+from planner.graph.devices import attention_device_rows, ffn_device_rows, signature_of
+from planner.graph.experts import moe_device_rows
 from planner.graph.head import embedding_role, head_role, receive_role
 from planner.graph.mlp import mlp_role
 from planner.graph.moe import dispatch_role, expert_role, local_role, return_role, route_role
@@ -150,7 +150,7 @@ class _Builder:
             if not layer.moe:
                 yield mlp_role(ctx, layer.layer, rows), count
                 continue
-            moe = self.moe_rows(layer, len(self.stage.attention_devices))
+            moe = self.moe_rows(layer)
             if self.stage.separate:
                 yield route_role(ctx, layer.layer, moe, self.placement.router_side == "attention"), count
                 yield return_role(ctx, layer.layer, moe), count
@@ -167,22 +167,9 @@ class _Builder:
         """Roles of the GPUs that hold experts alone."""
         for layer, count in self.layers:
             if layer.moe:
-                rows = self.moe_rows(layer, len(self.stage.expert_devices))
+                rows = self.moe_rows(layer, experts_apart=True)
                 yield expert_role(self.env.context, layer.layer, rows, self.placement.router_side == "attention"), count
 
-    def moe_rows(self, layer: LayerKind, devices: int) -> MoeRows:
+    def moe_rows(self, layer: LayerKind, experts_apart: bool = False) -> MoeRows:
         """Rows of a mixture, one per GPU: its own group of experts, its place and its column."""
-        ffn, expert_ways = layer.layer.ffn, len(self.stage.expert_devices)
-        table = moe_table(ffn, [(self.placement, expert_ways)], layer.load)
-        classes = expert_classes(ffn, self.placement, expert_ways, layer.load)
-        groups = expert_classes(ffn, self.placement, expert_ways, layer.load, distinct=False)
-        index = np.arange(devices)
-        own = (index // self.placement.tensor_ways) % len(groups)
-        entry = np.array([classes.index(groups[g]) for g in own], dtype=np.int64)
-
-        def full(value: int) -> NDArray[np.int64]:
-            return np.full(devices, value, dtype=np.int64)
-
-        near = len(self.stage.attention_devices)
-        rows = moe_rows(table, entry, full(self.tokens), full(near), full(self.shards), ffn.top_k)
-        return replace(rows, index=index % near, column=index % self.placement.tensor_ways)
+        return moe_device_rows(self.stage, layer.layer.ffn, layer.load, self.tokens, self.shards, experts_apart)

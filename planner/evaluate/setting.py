@@ -8,6 +8,7 @@ from functools import cached_property
 from planner.cluster import Cluster
 from planner.costs.pricer import Pricer
 from planner.graph.context import RoleContext
+from planner.graph.experts import layer_loads
 from planner.model import Layer, ModelSpec
 from planner.workload import Workload
 
@@ -42,14 +43,8 @@ class Setting:
     @cached_property
     def layers(self) -> tuple[LayerKind, ...]:
         """Every layer with its expert load (the rows of the workload's histogram go to MoE layers in turn)."""
-        loads, found, moe = self.workload.expert_load, [], 0
-        for layer in self.model.layers:
-            load: tuple[float, ...] = ()
-            if layer.ffn.kind == "moe" and loads:
-                load = loads[moe % len(loads)]
-                moe += 1
-            found.append(LayerKind(layer, load))
-        return tuple(found)
+        loads = layer_loads(self.model, self.workload)
+        return tuple(LayerKind(layer, load) for layer, load in zip(self.model.layers, loads, strict=True))
 
     @cached_property
     def kinds(self) -> tuple[LayerKind, ...]:

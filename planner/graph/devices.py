@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 
+from planner.graph.attention import AttentionSignature, Form
 from planner.graph.rows import AttentionRows, FfnRows, Ints
 from planner.model import Attention
-from search_spaces.attention import kv_heads_of_groups
+from search_spaces.attention import AttentionPartition, kv_heads_of_groups
 from search_spaces.stages import StageChoice
+
+
+def signature_of(partition: AttentionPartition, phase: str) -> AttentionSignature:
+    """Topology of the attention role that a partition leads to."""
+    if partition.dimension_segments > 1:
+        return AttentionSignature("segments")
+    if partition.context_parts > 1:
+        form: Form = "merge" if phase == "decode" else "ring"
+        return AttentionSignature(form, partition.context_parts if form == "ring" else 1)
+    return AttentionSignature("fused")
+
+
+def families(site: tuple[int, ...], stride: int, size: int) -> tuple[tuple[int, ...], ...]:
+    """The groups of `size` places, `stride` apart, that partition the places of a stage."""
+    block = stride * size
+    return tuple(site[at + x : at + x + block : stride][:size] for at in range(0, len(site), block) for x in range(stride))
 
 
 def attention_device_rows(stage: StageChoice, spec: Attention, sequences: int, decode: bool) -> AttentionRows:

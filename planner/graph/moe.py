@@ -26,7 +26,7 @@ def local_role(ctx: RoleContext, layer: Layer, rows: MoeRows) -> Role:
     partial = replace(ctx.tensor("moe_partial", rows.tokens, hidden), layout=Layout.PARTIAL)
     parts: tuple[str, ...] = ("expert_partial",)
     if layer.ffn.shared_hidden:
-        width = share(layer.ffn.shared_hidden, rows.ways, rows.index)
+        width = share(layer.ffn.shared_hidden, rows.ways, rows.first)
         ops += gated_ffn(ctx, layer.ffn, "shared_", ("xg", "xn"), rows.tokens, width, "ffn")
         parts = (*parts, "shared_partial")
     moved = 2.0 * partial.bytes + ctx.tensor("", rows.routed, hidden).bytes
@@ -46,7 +46,7 @@ def dispatch_role(ctx: RoleContext, layer: Layer, rows: MoeRows) -> Role:
     arrived = Tensor("arrived", (rows.routed, hidden), ctx.dtype, store=Store.COMMUNICATION)
     ops.append(Op("dispatch", Kind.ALL_TO_ALL, ("xn", "routes"), arrived, ctx.dtype, bytes=sent, group=stage))
     ops += _experts(ctx, layer, rows, ("arrived", "xn"))
-    returned = Tensor("returned", (np.ceil(own * rows.spread).astype(np.int64), hidden), ctx.dtype, store=Store.COMMUNICATION)
+    returned = returned_tokens(ctx, rows)
     ops.append(Op("combine", Kind.ALL_TO_ALL, ("expert_partial", "routes"), returned, ctx.dtype, bytes=sent, group=stage))
     ops += _finish(ctx, layer, rows, residual, own, returned)
     return Role("moe", residual, (*ops, *residual_tail(ctx, layer, "ffn", "f", residual)))
@@ -73,10 +73,15 @@ def return_role(ctx: RoleContext, layer: Layer, rows: MoeRows) -> Role:
     """Attention side after the experts: weighted sum of the returned parts, shared expert, residual."""
     residual = _residual(ctx, rows)
     own = shard_tokens(rows.tokens, rows.ways, rows.ways, rows.index)
-    arrived = np.ceil(own * rows.spread).astype(np.int64) * rows.tensor_ways
-    returned = Tensor("returned", (arrived, ctx.model.hidden), ctx.dtype, store=Store.COMMUNICATION)
-    ops = _finish(ctx, layer, rows, residual, own, returned)
+    ops = _finish(ctx, layer, rows, residual, own, returned_tokens(ctx, rows))
     return Role("return", residual, (*ops, *residual_tail(ctx, layer, "ffn", "f", residual)))
+
+
+def returned_tokens(ctx: RoleContext, rows: MoeRows) -> Tensor:
+    """What comes back to a GPU: one partial sum for each of its tokens from every GPU that holds some of its experts."""
+    own = shard_tokens(rows.tokens, rows.ways, rows.ways, rows.index)
+    arrived = np.ceil(own * rows.spread).astype(np.int64) * rows.tensor_ways
+    return Tensor("returned", (arrived, ctx.model.hidden), ctx.dtype, store=Store.COMMUNICATION)
 
 
 def transfer_bytes(ctx: RoleContext, rows: MoeRows, attention_router: bool) -> tuple[Ints, Ints]:

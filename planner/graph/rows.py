@@ -69,7 +69,8 @@ class MoeRows:
     `tokens`, `ways`, `residual_shards` as in `FfnRows`; `expert_ways` GPUs hold experts, `tensor_ways` of them share
     each. `experts` are the row's local experts, `routed` its routed token-expert pairs (expected, rounded up) and
     `active` the experts of them that get any token. `spread` is the expected number of expert groups that one token
-    goes to. `index` is the place in the stage, `column` the place among the GPUs that share an expert.
+    goes to. `index` is the place in the stage, `column` the place among the GPUs that share an expert, `first` the place
+    that decides the columns of a shared expert (in pricing the first GPU with these experts).
     """
 
     tokens: Ints
@@ -83,3 +84,4 @@ class MoeRows:
     spread: NDArray[np.float64]
     index: Ints
     column: Ints
+    first: Ints

@@ -1,0 +1,145 @@
+"""Rows of a mixture of experts: what each different group of GPUs, or each GPU, holds of a placement and gets of the load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.graph.rows import Ints, MoeRows
+from planner.model import Ffn, ModelSpec
+from planner.workload import Workload
+from search_spaces.experts import ExpertPlacement
+from search_spaces.stages import StageChoice
+
+Load = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertClass:
+    """A group of GPUs that share experts: how many experts, the shares of all routed tokens that they get."""
+
+    experts: int
+    shares: tuple[float, ...]
+
+
+def layer_loads(model: ModelSpec, workload: Workload) -> tuple[Load, ...]:
+    """Expert loads of every layer, empty where equal; the rows of the workload's histogram go to MoE layers in turn."""
+    loads, found, moe = workload.expert_load, [], 0
+    for layer in model.layers:
+        load: Load = ()
+        if layer.ffn.kind == "moe" and loads:
+            load = loads[moe % len(loads)]
+            moe += 1
+        found.append(load)
+    return tuple(found)
+
+
+def expert_classes(
+    ffn: Ffn, placement: ExpertPlacement, ways: int, load: Load, distinct: bool = True
+) -> tuple[ExpertClass, ...]:
+    """The different expert groups of a placement on `ways` GPUs (or all of them); replicas share an expert's load evenly."""
+    held: dict[int, list[float]] = {group: [] for group in range(ways // placement.tensor_ways)}
+    weights = load or (1.0,) * ffn.experts
+    total = sum(weights)
+    for expert, groups in enumerate(placement.groups(ffn.experts, ways)):
+        for group in groups:
+            held[group].append(weights[expert] / total / len(groups))
+    classes = tuple(ExpertClass(len(shares), tuple(sorted(shares))) for shares in held.values())
+    return tuple(dict.fromkeys(classes)) if distinct else classes
+
+
+def expert_spread(ffn: Ffn, placement: ExpertPlacement, ways: int, load: Load) -> float:
+    """Expected number of expert groups that one token goes to.
+
+    Equal loads: a token's k experts are a uniform draw without repetition, so a group of n experts is missed with
+    probability C(E - n, k) / C(E, k). Unequal loads: k independent draws (assumed, slightly high).
+    """
+    held: dict[int, float] = {}
+    counts: dict[int, int] = {}
+    weights = load or (1.0,) * ffn.experts
+    total = sum(weights)
+    for expert, groups in enumerate(placement.groups(ffn.experts, ways)):
+        for group in groups:
+            held[group] = held.get(group, 0.0) + weights[expert] / total / len(groups)
+            counts[group] = counts.get(group, 0) + 1
+    if load or placement.placement:
+        return sum(1.0 - (1.0 - min(share, 1.0)) ** ffn.top_k for share in held.values())
+    missed = 0.0
+    for count in counts.values():
+        miss = 1.0
+        for i in range(ffn.top_k):
+            miss *= max(ffn.experts - count - i, 0) / (ffn.experts - i)
+        missed += miss
+    return len(counts) - missed
+
+
+@dataclass(frozen=True, slots=True)
+class MoeTable:
+    """Placements as columns, one entry per class of expert group; `owner` is the placement of each entry, `first` the
+    place of the first GPU of its class in the stage.
+    """
+
+    owner: Ints
+    expert_ways: Ints
+    tensor_ways: Ints
+    experts: Ints
+    first: Ints
+    spread: NDArray[np.float64]
+    shares: NDArray[np.float64]
+
+
+def moe_table(ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], load: Load) -> MoeTable:
+    """(placement, GPUs that hold experts) pairs as columns; `shares` has shape [entries, most experts], zero-padded."""
+    owners, ways, tensor, experts, first, spread, shares = [], [], [], [], [], [], []
+    for owner, (placement, expert_ways) in enumerate(placements):
+        reach = expert_spread(ffn, placement, expert_ways, load)
+        every = expert_classes(ffn, placement, expert_ways, load, distinct=False)
+        for found in dict.fromkeys(every):
+            owners.append(owner)
+            ways.append(expert_ways)
+            tensor.append(placement.tensor_ways)
+            experts.append(found.experts)
+            first.append(every.index(found) * placement.tensor_ways)
+            spread.append(reach)
+            shares.append(found.shares)
+    width = max((len(s) for s in shares), default=0)
+    padded = np.array([s + (0.0,) * (width - len(s)) for s in shares]).reshape(len(shares), width)
+    ints = [np.asarray(column, dtype=np.int64) for column in (owners, ways, tensor, experts, first)]
+    return MoeTable(ints[0], ints[1], ints[2], ints[3], ints[4], np.asarray(spread, dtype=np.float64), padded)
+
+
+def moe_rows(table: MoeTable, entry: Ints, tokens: Ints, ways: Ints, residual_shards: Ints, top_k: int) -> MoeRows:
+    """Rows for entries of a table: expected routed pairs and experts in use, both rounded up.
+
+    An expert that gets share p of all token-expert pairs is idle with probability (1 - p k)^tokens.
+    """
+    pairs = tokens.astype(np.float64) * top_k
+    shares = table.shares[entry]
+    routed = np.ceil(np.round(pairs * shares.sum(axis=1), 6)).astype(np.int64)
+    used = 1.0 - (1.0 - np.minimum(shares * top_k, 1.0)) ** tokens[:, None]
+    active = np.minimum(np.ceil(np.round(used.sum(axis=1), 6)).astype(np.int64), np.maximum(routed, 0))
+    zero = np.zeros_like(entry)
+    return MoeRows(tokens, ways, residual_shards, table.expert_ways[entry], table.tensor_ways[entry], table.experts[entry],
+                   active, routed, table.spread[entry], zero, zero, table.first[entry])  # fmt: skip
+
+
+def moe_device_rows(
+    stage: StageChoice, ffn: Ffn, load: Load, tokens: int, residual_shards: int, experts_apart: bool = False
+) -> MoeRows:
+    """One row per GPU of a stage: its own group of experts, its place and its column.
+
+    Where the experts have GPUs of their own: the attention GPUs, or with `experts_apart` the GPUs of the experts.
+    """
+    placement, near, far = stage.experts or ExpertPlacement(), len(stage.attention_devices), len(stage.expert_devices)
+    table = moe_table(ffn, [(placement, far)], load)
+    every = expert_classes(ffn, placement, far, load, distinct=False)
+    classes = tuple(dict.fromkeys(every))
+    index = np.arange(far if experts_apart else near)
+    own = (index // placement.tensor_ways) % len(every)
+    entry = np.array([classes.index(every[group]) for group in own], dtype=np.int64)
+    tokens_of, ways, shards = (np.full(index.shape, value, dtype=np.int64) for value in (tokens, near, residual_shards))
+    rows = moe_rows(table, entry, tokens_of, ways, shards, ffn.top_k)
+    return replace(rows, index=index % near, column=index % placement.tensor_ways, first=index)
