@@ -111,9 +111,12 @@ class PipelineModel:
     def _hand_over(self, into: dict[tuple[int, int, int], list[Any]], out: dict[tuple[int, int, int], list[Any]]) -> None:
         left: dict[tuple[int, int, int], list[Any]] = {key: [] for key in into}
         right: dict[tuple[int, int, int], list[Any]] = {key: [] for key in out}
+        leaving: dict[tuple[int, int], list[int]] = {}
+        for layer, at, w in out:
+            leaving.setdefault((layer, at), []).append(w)
         for layer, at, w1 in into:
-            for layer2, at2, w2 in out:
-                seconds = float(self.table.send[at, w1, w2]) if (layer, at) == (layer2, at2) else np.inf
+            for w2 in leaving.get((layer, at), []):
+                seconds = float(self.table.send[at, w1, w2])
                 if np.isfinite(seconds):
                     sent = self.model.new_bool_var(f"send_{layer}_{at}_{w1}_{w2}")
                     left[layer, at, w1].append(sent)
