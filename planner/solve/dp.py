@@ -78,6 +78,23 @@ class PipelineTable:
         return Sweep(self, np.inf, False, None).before
 
 
+class MemoryTable(PipelineTable):
+    """The missing bytes of stages in place of their seconds: a minimax sweep gives the least memory that must be added."""
+
+    def __init__(self, branch: Branch, arrays: StageArrays, counts: tuple[int, ...] | None = None) -> None:
+        super().__init__(branch, StageArrays(arrays.over, arrays.option, arrays.over), counts)
+
+    @property
+    def send(self) -> Array:
+        """Hand-overs need no memory; those that do not fit the ranks stay impossible."""
+        return np.where(np.isfinite(super().send), 0.0, np.inf)
+
+    @cached_property
+    def feedback(self) -> Array:
+        """The tokens' way back needs no memory."""
+        return np.zeros((self.ranks + 1, len(self.widths)))
+
+
 class Sweep:
     """One run: `final[end, w]` is the least chain (or slowest time) of all layers on ranks [0, end), last width w."""
 

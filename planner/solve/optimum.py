@@ -14,7 +14,7 @@ from planner.solve.apart import ApartFound, ApartSpace
 from planner.solve.blocks import PricedSpace
 from planner.solve.branch import Branch, StageArrays
 from planner.solve.cp import MAX_LEGS, PipelineModel, surviving_legs
-from planner.solve.dp import Path, PipelineTable
+from planner.solve.dp import MemoryTable, Path, PipelineTable
 from planner.solve.exact import SAME, branch_optimum, stage_count_optima
 from planner.solve.objective import Name, Objective
 from planner.solve.pin import Pin
@@ -370,7 +370,7 @@ class SpaceSearch:
         return value * self.weight(branch.replicas, ranks), Choice(branch.replicas, branch.micro_batches, tuple(stages))
 
     def _excess(self, branches: list[Branch]) -> float:
-        """Fewest bytes by which any stage or side exceeds its GPU's memory, over all branches."""
+        """Least number of bytes that every GPU would need besides for some plan to fit, over all branches."""
         least = np.inf
         for branch in branches:
             if self.space.layout:
@@ -382,8 +382,8 @@ class SpaceSearch:
                     start += pin.layers
                 least = min(least, worst)
             else:
-                over = self.arrays(branch).over
-                least = min(least, float(over.min(initial=np.inf)))
+                table = MemoryTable(branch, self.arrays(branch), self.space.stages)
+                least = min(least, float(table.sweep(minimax=True).final.min()))
             if self.apart.splits:
                 least = min(least, self.apart.least_excess(branch.replicas, branch.micro_batches))
         return least
