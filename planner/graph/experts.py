@@ -116,11 +116,12 @@ def moe_rows(table: MoeTable, entry: Ints, tokens: Ints, ways: Ints, residual_sh
 
     An expert that gets share p of all token-expert pairs is idle with probability (1 - p k)^tokens.
     """
-    pairs = tokens.astype(np.float64) * top_k
-    shares = table.shares[entry]
-    routed = np.ceil(np.round(pairs * shares.sum(axis=1), 6)).astype(np.int64)
-    used = 1.0 - (1.0 - np.minimum(shares * top_k, 1.0)) ** tokens[:, None]
+    cases, inverse = np.unique(np.stack([entry, tokens]), axis=1, return_inverse=True)
+    shares, drawn = table.shares[cases[0]], cases[1]
+    routed = np.ceil(np.round(drawn.astype(np.float64) * top_k * shares.sum(axis=1), 6)).astype(np.int64)
+    used = 1.0 - (1.0 - np.minimum(shares * top_k, 1.0)) ** drawn[:, None]
     active = np.minimum(np.ceil(np.round(used.sum(axis=1), 6)).astype(np.int64), np.maximum(routed, 0))
+    routed, active = routed[inverse.ravel()], active[inverse.ravel()]
     zero = np.zeros_like(entry)
     return MoeRows(tokens, ways, residual_shards, table.expert_ways[entry], table.tensor_ways[entry], table.experts[entry],
                    active, routed, table.spread[entry], zero, zero, table.first[entry])  # fmt: skip
