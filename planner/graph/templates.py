@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -74,8 +74,8 @@ def _cell(
 
 
 def _dims(dims: AttentionDims, place: int) -> AttentionDims:
-    values = {f.name: getattr(dims, f.name) for f in fields(AttentionDims)}
-    return AttentionDims(**{n: v if isinstance(v, bool) else _at(v, place) for n, v in values.items()})
+    sizes = (dims.batch, dims.heads, dims.kv_heads, dims.q_len, dims.kv_len, dims.qk_dim, dims.v_dim)
+    return AttentionDims(*(_at(size, place) for size in sizes), dims.causal, dims.shared_kv)
 
 
 def piece_at(tensor: Tensor, place: int) -> Piece:

@@ -43,8 +43,8 @@ class _Waves:
         if position == 0:
             roles.append((self.stage.entry() if self.ends else None, None))
         else:
-            layer = self.tasks[position - 1][-1]
-            roles.append((self.stage.role("finish", layer), layer))
+            done = self.tasks[position - 1][-1]
+            roles.append((self.stage.role("finish", done), done))
         for index in self.tasks[position]:
             roles.append((self.stage.role("attention", index), index))
             roles.append((self.stage.role("route" if self.stage.moe(index) else "ffn", index), index))
@@ -88,7 +88,7 @@ def _kept(tensors: Tensors) -> Tensors:
     """What stays between roles: the residual stream, and what was routed but has not come back."""
     found: Tensors = []
     for own in tensors:
-        left = {name: own[name] for name in ("xn", "routes") if name in own}
+        left: dict[str, Source] = {name: own[name] for name in ("xn", "routes") if name in own}
         stream = own.get("y", own.get("x"))
         if stream is not None:
             left["x"] = Source(stream.node, stream.piece)
