@@ -47,12 +47,14 @@ def error(kind: str, operator: str, dtype: str, predicted: np.ndarray, measured:
 
 
 def gemm_errors(folder: Path, data: dict[str, Any] | None) -> Iterator[Error]:
-    """Matrix products: all, and those above 10 GFLOP."""
-    for (kind, dtype), rows in sorted(gemm_rows(folder).items()):
+    """Matrix products: all, and those above 10 GFLOP; Vidur's apart."""
+    tables = [(key, "gemm", rows) for key, rows in sorted(gemm_rows(folder).items())]
+    tables += [(key, "gemm of Vidur (not fitted)", rows) for key, rows in gemm_rows(folder, layers=True).items()]
+    for (kind, dtype), name, rows in tables:
         found = Roofline(load_gpu(kind), data).get_time(rows["m"], rows["k"], rows["n"], 1, dtype)
         big = flops(rows) > 1e10
-        yield from error(kind, "gemm", dtype, found, rows.seconds)
-        yield from error(kind, "gemm > 10 GFLOP", dtype, found[big], rows.seconds[big])
+        yield from error(kind, name, dtype, found, rows.seconds)
+        yield from error(kind, f"{name} > 10 GFLOP", dtype, found[big], rows.seconds[big])
 
 
 def attention_price(kind: str, operator: str, dtype: str, cache: str, rows: Rows, data: dict[str, Any] | None) -> np.ndarray:

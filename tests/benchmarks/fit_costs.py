@@ -1,6 +1,6 @@
 """Refit the constants of planner/costs to published measurements and print their errors.
 
-    python -m tests.benchmarks.fit_costs --truth DIR [--write]
+    python -m tests.benchmarks.fit_costs --truth DIR [--write | --held-out]
 
 Each constant has a meaning (see planner/costs); all are fitted together for one GPU kind, operator and dtype by robust
 least squares on the logarithm of time, from a few starts. `--write` replaces planner/costs/calibration.yaml.
@@ -9,35 +9,25 @@ least squares on the logarithm of time, from a few starts. `--write` replaces pl
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from planner.clusters import load_gpu
 from planner.costs import attention as fused
 from planner.costs import formulas as base
 from planner.costs.calibration import FILE
-from planner.costs.collectives import InsideConstants, NetworkConstants, inside_seconds
 from planner.costs.get_time import Roofline
 from planner.units import dtype_bytes
 from tests.benchmarks import cost_errors
-from tests.benchmarks.cost_errors import collective_price
+from tests.benchmarks.fit_collectives import fit_collectives, fit_network
+from tests.benchmarks.least_squares import fit, names_of
 from tests.benchmarks.truth_rows import Rows, attention_rows, collective_rows, flops, gemm_rows, moe_rows, sound
 
-Predict = Callable[[np.ndarray], np.ndarray]
 STREAM = {"launch_s": 3e-6, "memory": 0.8}  # aiconfigurator: memory bandwidth x 0.8 + 3 us for every other operator
 # Kinds that were not measured; shares of the data-sheet peak from ml-engineering's table of achievable FLOP/s.
 ADJUST = {"mi300x": {family: {"compute": 0.511} for family in ("gemm", "grouped")}}
-# Bus bandwidths without a table of message sizes: MI300X 313 GB/s (ml-engineering), PCIe 5 switches 24.7 (RTX PRO 6000,
-# aiconfigurator); their latencies are borrowed.
-BUS = {"mi300x": ("h100", 313e9), "h100-pcie": ("h100", 24.7e9)}
-# Large-message copies between two GPUs of a domain: nvbandwidth in ml-engineering (A100 by its share of the line rate).
-COPY = {"h100": 376e9, "a100-80gb": 245e9, "gb200": 770e9, "l40s": 20e9}
-ALL_TO_ALL_SHARE = 0.65  # of an adapter: NCCL reached 0.44-0.74 on two B200 nodes, DeepEP 0.86-1.0 on H100
 
 FAMILIES = {
     "context_attention": "prefill",
@@ -45,31 +35,6 @@ FAMILIES = {
     "generation_attention": "decode",
     "generation_mla": "mla_decode",
 }
-
-
-def fit(
-    names: tuple[str, ...], start: dict[str, tuple[float, float, float]], predict: Predict, seconds: np.ndarray, **options: Any
-) -> dict[str, float]:
-    """Constants (start, lowest, highest) that minimise the robust error of log time."""
-    first, low, high = (np.log([start[name][i] for name in names]) for i in range(3))
-    weight = options.get("weight", 1.0)
-
-    def residuals(x: np.ndarray) -> np.ndarray:
-        return np.asarray(weight * np.log(predict(np.exp(x)) / seconds))
-
-    best = None
-    for seed in range(options.get("starts", 5)):
-        noise = np.random.default_rng(seed).normal(0.0, 0.3 * (seed > 0), len(first))
-        begin = np.clip(first + noise, low + 1e-3, high - 1e-3)
-        found = least_squares(residuals, begin, bounds=(low, high), loss="soft_l1", f_scale=0.05, diff_step=3e-3)
-        best = found if best is None or found.cost < best.cost else best
-    assert best is not None
-    return {name: float(f"{value:.4g}") for name, value in zip(names, np.exp(best.x), strict=True)}
-
-
-def names_of(constants: type) -> tuple[str, ...]:
-    """Names of the constants of a formula."""
-    return tuple(field.name for field in fields(constants))
 
 
 GEMM = {
@@ -86,10 +51,6 @@ PREFILL = {
 DECODE = {
     "launch_s": (6e-6, 1e-6, 5e-5), "memory": (0.8, 0.2, 1.05), "compute": (0.3, 0.02, 1.5), "block_s": (1e-6, 1e-9, 2e-5),
     "key_s": (1e-10, 1e-13, 1e-6), "row_s": (1e-7, 1e-10, 5e-6),
-}  # fmt: skip
-INSIDE = {
-    "start_s": (4e-6, 1e-7, 5e-5), "step_s": (1e-6, 1e-8, 2e-5), "bus2": (2e11, 1e9, 9e11), "bus4": (2e11, 1e9, 9e11),
-    "bus8": (2e11, 1e8, 1.1e12), "ramp_s": (3e-5, 1e-7, 1e-2), "ramp_bytes": (5e6, 1e4, 3e9),
 }  # fmt: skip
 
 
@@ -150,42 +111,6 @@ def fit_moe(kind: str, dtype: str, data: Rows) -> dict[str, float]:
     return fit(names, GEMM, predict, data.seconds)
 
 
-def fit_inside(operation: str, data: Rows) -> dict[str, float]:
-    """Constants of a collective inside one domain."""
-    return fit(
-        names_of(InsideConstants),
-        INSIDE,
-        lambda x: inside_seconds(InsideConstants(*x), operation, data["bytes"], data["ranks"]),
-        data.seconds,
-    )
-
-
-def copies(rows: dict[str, dict[str, float]], bandwidth: float) -> dict[str, float]:
-    """Constants of a copy to a neighbour: latency and ramp of a two-rank all-gather, bandwidth as measured."""
-    return rows["all_gather"] | {"bus2": bandwidth, "bus4": bandwidth, "bus8": bandwidth}
-
-
-def fit_network(found: dict[str, Any], measured: dict[tuple[str, str, str], Rows]) -> dict[str, float]:
-    """Constants of the network from all-reduces and all-gathers over 2 to 64 nodes of A100, H100 and B200."""
-    used = {key: rows for key, rows in measured.items() if key[2] == "network" and key[1] != "send_recv"}
-    start = {
-        "share": (0.9, 0.5, 1.0),
-        "start_s": (2e-5, 1e-6, 1e-4),
-        "hops": (2.0, 0.1, 20.0),
-        "ramp_s": (1e-4, 1e-6, 5e-3),
-        "ramp_bytes": (1e7, 1e5, 1e9),
-    }
-    names = tuple(start)
-
-    def predict(x: np.ndarray) -> np.ndarray:
-        data = found | {"network": dict(zip(names, x.tolist(), strict=True)) | {"all_to_all_share": ALL_TO_ALL_SHARE}}
-        return np.concatenate([collective_price(kind, op, rows, data) for (kind, op, _), rows in used.items()])
-
-    seconds = np.concatenate([rows.seconds for rows in used.values()])
-    best = fit(names, start, predict, seconds, starts=2) | {"all_to_all_share": ALL_TO_ALL_SHARE}
-    return {name: best[name] for name in names_of(NetworkConstants)}
-
-
 def fit_all(folder: Path) -> dict[str, Any]:
     """The whole calibration."""
     gpus: dict[str, Any] = {}
@@ -211,27 +136,16 @@ def fit_all(folder: Path) -> dict[str, Any]:
     return found
 
 
-def fit_collectives(measured: dict[tuple[str, str, str], Rows]) -> dict[str, dict[str, dict[str, float]]]:
-    """Constants of every operation inside a domain, by GPU kind."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for (kind, operation, tier), rows in sorted(measured.items()):
-        if tier == "inside" and kind != "gb200" and operation in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all"):
-            found.setdefault(kind, {})[operation] = fit_inside(operation, rows)
-    found["gb200"] = dict(found["b200"])
-    rack = measured["gb200", "all_reduce", "inside"]
-    names = ("bus8", "ramp_s", "ramp_bytes")  # 72 ranks only: the rest as on B200
-
-    def predict(x: np.ndarray) -> np.ndarray:
-        row = found["b200"]["all_reduce"] | dict(zip(names, x.tolist(), strict=True))
-        return inside_seconds(InsideConstants.of(row), "all_reduce", rack["bytes"], rack["ranks"])
-
-    found["gb200"]["all_reduce"] = found["b200"]["all_reduce"] | fit(names, INSIDE, predict, rack.seconds)
-    for kind, (lender, bus) in BUS.items():
-        wide = {"bus2": bus, "bus4": bus, "bus8": bus}
-        found[kind] = {operation: row | wide for operation, row in found[lender].items()}
-    rates = COPY | {"b200": 655e9, "mi300x": 47.7e9, "h100-pcie": 50e9}  # one pair of MI300X: a seventh of its links
-    for kind, rows_of in found.items():
-        rows_of["send_recv"] = copies(rows_of, rates[kind])
+def held_out(folder: Path) -> list[cost_errors.Error]:
+    """Errors of products on the half of the rows that a fit to the other half has not seen."""
+    found: list[cost_errors.Error] = []
+    for (kind, dtype), rows in sorted(gemm_rows(folder).items()):
+        seen = np.random.default_rng(0).permutation(len(rows)) % 2 == 0
+        constants = fit_gemm(kind, dtype, rows.where(seen))
+        trial = {"gpus": {kind: {"gemm": {dtype: constants, "bf16": constants}}}, "adjust": {}}
+        test = rows.where(~seen & (flops(rows) > 1e10))
+        price = Roofline(load_gpu(kind), trial).get_time(test["m"], test["k"], test["n"], 1, dtype)
+        found += cost_errors.error(kind, "gemm > 10 GFLOP, held out", dtype, price, test.seconds)
     return found
 
 
@@ -271,7 +185,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--truth", type=Path, required=True, help="folder with gemm.csv, kernels.csv and comm.csv")
     parser.add_argument("--write", action="store_true", help="replace planner/costs/calibration.yaml")
+    parser.add_argument("--held-out", action="store_true", help="only: fit products to half of the rows, test on the other")
     options = parser.parse_args()
+    if options.held_out:
+        print(cost_errors.table(held_out(options.truth)))
+        return
     found = fit_all(options.truth)
     print(cost_errors.table(cost_errors.errors(options.truth, found)))
     if options.write:

@@ -71,11 +71,15 @@ def read(path: Path, group: Callable[[dict[str, str]], tuple[str, ...] | None]) 
     return dict(found)
 
 
-def gemm_rows(folder: Path) -> dict[tuple[str, str], Rows]:
-    """Measured products by (GPU kind, dtype): m, k, n."""
+def gemm_rows(folder: Path, layers: bool = False) -> dict[tuple[str, str], Rows]:
+    """Measured products by (GPU kind, dtype): m, k, n. With `layers`, those of Vidur instead of aiconfigurator's tables.
+
+    Vidur timed the linear layers of whole models in steps of 1 us, overhead of the module included: not fitted to, so an
+    independent test of the A100's constants.
+    """
 
     def group(row: dict[str, str]) -> tuple[str, ...] | None:
-        tabled = row["group"].startswith("aic-")  # the float16 rows are whole layers timed to 1 us, with module overhead
+        tabled = row["group"].startswith("aic-") != layers
         return (KINDS[row["gpu"]], DTYPES[row["dtype"]]) if tabled and row["dtype"] in DTYPES and row["gpu"] in KINDS else None
 
     found = {}
