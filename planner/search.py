@@ -173,13 +173,14 @@ def search(
         return Result(problem, objective, status, None, None, None, size, optimum, None, None, (), (), (), None, reason, limits.seed)
     value, bound = in_unit(problem, objective, optimum.value), in_unit(problem, objective, optimum.bound)
     gap = abs(bound - value) / abs(value)
+    details = details and not optimum.interrupted
     return Result(
         problem, objective, "optimal" if optimum.complete and gap <= 1e-6 else "feasible", value, bound, gap, size, optimum,
         optimum.choice, evaluate(env, problem.sizes, optimum.choice),
         alternatives(asked, problem, optimum, top),
         decision_tables(asked, optimum) if details else (),
         tuple(hand_designed(problem, env, name, optimum.value, objective, limits) for name in problem.plans) if details else (),
-        unrestricted(problem, env, objective, limits) if details else None, None, limits.seed,
+        unrestricted(problem, env, objective, limits) if details else None, None, limits.seed, optimum.interrupted,
     )  # fmt: skip
 
 

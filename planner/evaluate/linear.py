@@ -86,7 +86,7 @@ def _machine(env: Setting, name: str, stage: int, devices: tuple[int, ...], term
 
 def _path(chain: list[_Machine], slowest: _Machine, micro: int, decode: bool, latency: float) -> tuple[list[Item], str]:
     """Items and expression of the longest path."""
-    if decode and latency > sum(m.seconds for m in chain):
+    if decode and micro * slowest.seconds >= latency:
         return [_repeat(item, micro) for item in slowest.items], times(micro, slowest.term)
     items = [item for machine in chain for item in machine.items]
     terms = [machine.term for machine in chain]

@@ -64,6 +64,7 @@ class Optimum:
     complete: bool
     counts: Counts
     excess_bytes: float = float("inf")
+    interrupted: bool = False
 
     @property
     def gap(self) -> float:
@@ -146,13 +147,14 @@ class SpaceSearch:
         return min(self.weight(branch.replicas, g) * objective.value(chain, work / g) for g in range(1, branch.stride + 1))
 
     def run(self, cutoff: float = np.inf, progress: Progress | None = None, *, prove: bool = True) -> Optimum:
-        """The optimum of the whole space."""
+        """The optimum of the whole space; an interrupt or the time limit leaves the best found with its bound."""
         if self.space.layout:
             return self._run_pinned(cutoff)
         counts, start, complete = Counts(priced=self.priced.priced + self.apart.priced), time.monotonic(), True
         best, found, opened, bounds = cutoff, [], [], []
         branches = [self.branch(r, m) for r, m in self.space.branches]
-        for bound, _, branch in sorted((self.bound(b), i, b) for i, b in enumerate(branches)):
+        interrupted, queue = False, sorted((self.bound(b), i, b) for i, b in enumerate(branches))
+        for at, (bound, _, branch) in enumerate(queue):
             if bound > best * (1 + SAME):
                 counts.drop("bound" if np.isfinite(bound) else "no option", 1)
                 continue
@@ -162,22 +164,29 @@ class SpaceSearch:
                 continue
             counts.branches += 1
             opened.append(branch)
-            for candidate in self._linear(branch, best):
-                found.append(candidate)
-                best = min(best, candidate.value)
+            try:
+                for candidate in self._linear(branch, best):
+                    found.append(candidate)
+                    best = min(best, candidate.value)
+            except KeyboardInterrupt:
+                interrupted, complete = True, False
+                bounds += [b for b, _, _ in queue[at:] if b <= best * (1 + SAME)]
+                opened.pop()
+                break
             if progress:
                 progress(f"replicas {branch.replicas}, micro-batches {branch.micro_batches}: incumbent {best:.6g}, bound {bound:.6g}")
-        for branch in branches:
+        for branch in [] if interrupted else branches:
             candidate = self._with_experts_apart(branch, best)
             if candidate is not None:
                 found.append(candidate)
                 best = min(best, candidate.value)
         if not found:
-            return Optimum(None, np.inf, np.inf, complete, counts, self._excess(branches))
+            return Optimum(None, np.inf, np.inf, complete, counts, self._excess(branches), interrupted)
         chosen = min(found, key=lambda f: f.rank(best))
         chosen = self._fewer_gpus(chosen, best)
         proven = self._prove(opened, chosen, best, counts) if prove else best
-        return Optimum(self._choice(chosen), chosen.value, min([proven, chosen.value, *bounds]), complete, counts)
+        bound = min([proven, chosen.value, *bounds])
+        return Optimum(self._choice(chosen), chosen.value, bound, complete, counts, interrupted=interrupted)
 
     def _linear(self, branch: Branch, cutoff: float, pin: Pin | None = None) -> list[_Found]:
         """The best linear pipeline of a branch if it is no worse than the cutoff."""
