@@ -18,7 +18,7 @@ RELATIVE = {"ampere": "a100-80gb", "ada": "l40s", "hopper": "h100", "blackwell":
 
 @lru_cache(maxsize=1)
 def calibration() -> dict[str, Any]:
-    """The whole calibration file: `gpus` and `collectives` by GPU kind, `network`, `adjust` for kinds that borrow."""
+    """The whole calibration file: `gpus` and `collectives` by GPU kind, `network`, `adjust` for kinds that borrow, `copied` rows."""
     return dict(read_yaml(FILE))
 
 
@@ -42,7 +42,9 @@ class Constants:
         owner = self.owner(family)
         table = self._data["gpus"][owner][family]
         chosen = dtype if dtype in table else NEAREST.get(dtype, "bf16")
-        exact = owner == self._kind.name and (dtype in table or (dtype == "fp16" and "bf16" in table))
+        measured = dtype in table or (dtype == "fp16" and "bf16" in table)
+        copied = f"{owner} {family} {chosen}" in self._data.get("copied", ())
+        exact = owner == self._kind.name and measured and not copied
         row = dict(table.get(chosen) or table["bf16"])
         row.update(self._data["adjust"].get(self._kind.name, {}).get(family, {}))
         return row, exact
@@ -52,6 +54,12 @@ class Constants:
         family = "mla_prefill" if expanded else "prefill"
         mixed = f"{dtype}-{cache}"
         return self.row(family, mixed if mixed in self._data["gpus"][self.owner(family)][family] else dtype)[0]
+
+
+def collectives_measured(kind: GpuKind, data: dict[str, Any] | None = None) -> bool:
+    """Whether the collectives of this very kind were measured over message sizes."""
+    found = calibration() if data is None else data
+    return kind.name in found["collectives"] and f"{kind.name} collectives" not in found.get("copied", ())
 
 
 def collective_owner(kind: GpuKind, data: dict[str, Any] | None = None) -> str:

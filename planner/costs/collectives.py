@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from planner.cluster import Cluster
 from planner.clusters import load_gpu
-from planner.costs.calibration import calibration, collective_owner
+from planner.costs.calibration import calibration, collective_owner, collectives_measured
 from planner.costs.groups import GroupShape, cluster_links
 from planner.errors import unknown_name
 
@@ -89,7 +89,9 @@ class Collectives:
         self._links = [self._tier(link.bandwidth, kind) for link, kind in cluster_links(cluster)]
         nodes = max(1, min(len(domain.ranks) for domain in cluster.domains) // cluster.gpus_per_node)
         self._adapters = float(cluster.nics_per_node * nodes)
-        self.sources = {name: "fitted" if self._owner(name) == name else "roofline" for name in cluster.kinds}
+        self.sources = {
+            name: "fitted" if collectives_measured(kind, self._data) else "roofline" for name, kind in cluster.kinds.items()
+        }
 
     def _owner(self, name: str) -> str:
         return collective_owner(self.cluster.kinds[name], self._data)

@@ -27,6 +27,10 @@ from tests.benchmarks.truth_rows import Rows, attention_rows, collective_rows, f
 
 STREAM = {"launch_s": 3e-6, "memory": 0.8}  # aiconfigurator: memory bandwidth x 0.8 + 3 us for every other operator
 # Kinds that were not measured; shares of the data-sheet peak from ml-engineering's table of achievable FLOP/s.
+COPIED = (
+    "b200 grouped fp8", "b200 grouped bf16", "l40s grouped bf16", "l40s grouped fp8",
+    "gb200 collectives", "mi300x collectives", "h100-pcie collectives",
+)  # fmt: skip
 ADJUST = {"mi300x": {family: {"compute": 0.511} for family in ("gemm", "grouped")}}
 
 FAMILIES = {
@@ -174,6 +178,7 @@ def as_yaml(found: dict[str, Any]) -> str:
     lines.append("collectives:")
     for kind, rows in found["collectives"].items():
         lines += [f"  {kind}:", *(f"    {operation}: {flow(row)}" for operation, row in rows.items())]
+    lines += ["# Rows that are another's, or rest on a single figure.", f"copied: [{', '.join(COPIED)}]"]
     lines += [f"network: {flow(found['network'])}", "# Kinds that borrow: what is known of them from elsewhere.", "adjust:"]
     for kind, rows in found["adjust"].items():
         lines += [f"  {kind}:", *(f"    {family}: {flow(row)}" for family, row in rows.items())]

@@ -126,6 +126,11 @@ def test_m2n_is_priced_by_the_busiest_side():
     assert np.all(np.diff(fractions) > 0)
 
 
+def test_sources_tell_measured_kinds_from_borrowed_ones():
+    cluster = load_cluster("1x8-h100+1x8-h200+1x8-mi300x")
+    assert Collectives(cluster).sources == {"h100": "fitted", "h200": "roofline", "mi300x": "roofline"}
+
+
 def test_an_unknown_operation_is_refused():
     with pytest.raises(InputError, match="did you mean all_reduce"):
         Collectives(load_cluster("2x8-h100")).time("allreduce", 1, NODE)

@@ -131,6 +131,7 @@ def test_the_source_says_whether_this_gpu_was_measured():
     assert Roofline(load_gpu("h200")).source == "roofline"
     assert Roofline(load_gpu("l40s")).source_of("decode") == "roofline"
     assert Roofline(load_gpu("h100")).source_of("gemm", "fp8") == "fitted"
+    assert Roofline(load_gpu("b200")).source_of("grouped") == "roofline"  # the plain product's constants
 
 
 def test_a_storage_format_is_read_narrow_and_multiplied_in_bf16():
