@@ -18,7 +18,7 @@ RELATIVE = {"ampere": "a100-80gb", "ada": "l40s", "hopper": "h100", "blackwell":
 
 @lru_cache(maxsize=1)
 def calibration() -> dict[str, Any]:
-    """The whole calibration file: `gpus` and `collectives` by GPU kind, `network`, `adjust` for kinds that borrow, `copied` rows."""
+    """The whole calibration file: `gpus` and `collectives` by GPU kind, `network`, `adjust`, `copied`."""
     return dict(read_yaml(FILE))
 
 
