@@ -180,7 +180,7 @@ def search(
         alternatives(asked, problem, optimum, top),
         decision_tables(asked, optimum) if details else (),
         tuple(hand_designed(problem, env, name, optimum.value, objective, limits) for name in problem.plans) if details else (),
-        unrestricted(problem, env, objective, limits) if details else None, None, limits.seed, optimum.interrupted,
+        unrestricted(problem, env, objective, limits, optimum) if details else None, None, limits.seed, optimum.interrupted,
     )  # fmt: skip
 
 
@@ -199,12 +199,15 @@ def alternatives(asked: SpaceSearch, problem: Problem, optimum: Optimum, top: in
     return tuple(Alternative(choice, evaluate(asked.env, problem.sizes, choice)) for _, choice in found[: top - 1])
 
 
-def unrestricted(problem: Problem, env: Setting, objective: Name, limits: Limits) -> tuple[float, Choice] | None:
-    """The proven best with replicas open, where the problem's space fixes them."""
+def unrestricted(
+    problem: Problem, env: Setting, objective: Name, limits: Limits, restricted: Optimum
+) -> tuple[float, Choice] | None:
+    """The proven best with replicas open, where the problem's space fixes them; its own best plan if replicas do not help."""
     if problem.unrestricted == problem.space:
         return None
-    optimum = SpaceSearch(env, problem.unrestricted, objective, limits).run()
-    return None if optimum.choice is None else (in_unit(problem, objective, optimum.value), optimum.choice)
+    optimum = SpaceSearch(env, problem.unrestricted, objective, limits).run(restricted.value)
+    chosen = optimum if optimum.choice is not None else restricted
+    return None if chosen.choice is None else (in_unit(problem, objective, chosen.value), chosen.choice)
 
 
 def hand_designed(problem: Problem, env: Setting, name: str, best: float, objective: Name, limits: Limits) -> HandDesigned:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -146,11 +147,17 @@ class SearchSpace:
 
     def fits_micro_batch(self, option: StageOption, ways: int, sequences: int) -> bool:
         """Whether a micro-batch of `sequences` can be split as the option says (`ways`: the attention GPUs)."""
-        tokens = sequences * self.sizes.query_length
+        return self._splits(self._needs(option, ways), sequences)
+
+    def _needs(self, option: StageOption, ways: int) -> tuple[int, int]:
+        """(batch parts, token shards) that an option splits a micro-batch into."""
         shards = max(residual_shards(self.sizes, option.attention), ways // option.mlp_ways)
         if option.experts is not None and option.experts.form != "local":
             shards = ways
-        return sequences % option.attention.batch_parts == 0 and shards <= tokens
+        return option.attention.batch_parts, shards
+
+    def _splits(self, needs: tuple[int, int], sequences: int) -> bool:
+        return sequences % needs[0] == 0 and needs[1] <= sequences * self.sizes.query_length
 
     def waves(self, micro_batches: int) -> tuple[int, ...]:
         """Micro-batches in flight that experts on their own GPUs may use: divisors of the count, at most 16."""
@@ -232,16 +239,20 @@ class SearchSpace:
         )
 
     def _count_options(self, ways: int, sequences: int, index: int | None = None) -> int:
-        return sum(self.fits_micro_batch(option, ways, sequences) for option in self._cached_options(ways, index))
+        key = (ways, 0, index if self.layout else None)
+        if key not in self._needed:
+            self._needed[key] = Counter(self._needs(option, ways) for option in self.options(ways, key[2]))
+        return sum(count for needs, count in self._needed[key].items() if self._splits(needs, sequences))
 
-    def _cached_options(self, ways: int, index: int | None) -> tuple[StageOption, ...]:
-        key = (ways, index if self.layout else None)
-        if key not in self._option_cache:
-            self._option_cache[key] = self.options(*key)
-        return self._option_cache[key]
+    def _count_apart(self, attention: int, experts: int, sequences: int) -> int:
+        key = (attention, experts, 0)
+        if key not in self._needed:
+            self._needed[key] = Counter(self._needs(option, attention) for option in self.separate_options(attention, experts, 0))
+        return sum(count for needs, count in self._needed[key].items() if self._splits(needs, sequences))
 
     @cached_property
-    def _option_cache(self) -> dict[tuple[int, int | None], tuple[StageOption, ...]]:
+    def _needed(self) -> dict[tuple[int, int, int | None], Counter[tuple[int, int]]]:
+        """How many options of (attention GPUs, expert GPUs apart, pinned stage) split a micro-batch alike."""
         return {}
 
     def _count_pipelines(self, stride: int, sequences: int) -> int:
@@ -270,8 +281,7 @@ class SearchSpace:
         for attention, experts in self.separate_splits(stride):
             devices = self.layout[0].devices if self.layout else tuple(range(attention + experts))
             if self.one_kind(devices[:attention]) and self.one_kind(devices[attention:]):
-                fitting = self.separate_options(attention, experts, 0)
-                total += sum(self.fits_micro_batch(o, attention, sequences) for o in fitting)
+                total += self._count_apart(attention, experts, sequences)
         return total * len(self.waves(micro))
 
 

@@ -124,6 +124,11 @@ class ExpertSide:
     combine: Array
     arrived: Array
 
+    def take(self, index: Ints) -> ExpertSide:
+        """Some cases, in the order of `index`."""
+        bills = (Bill(*(getattr(bill, f.name)[index] for f in fields(Bill))) for bill in (self.route, self.finish, self.experts))
+        return ExpertSide(*bills, self.dispatch[index], self.combine[index], self.arrived[index])
+
 
 def expert_side(env: Setting, layer: LayerKind, cases: Cases) -> ExpertSide:
     """Price one kind of mixture layer for every case; where expert groups differ the slowest counts."""

@@ -116,12 +116,13 @@ def moe_rows(table: MoeTable, entry: Ints, tokens: Ints, ways: Ints, residual_sh
 
     An expert that gets share p of all token-expert pairs is idle with probability (1 - p k)^tokens.
     """
-    cases, inverse = np.unique(np.stack([entry, tokens]), axis=1, return_inverse=True)
-    shares, drawn = table.shares[cases[0]], cases[1]
+    base = int(tokens.max(initial=0)) + 1
+    cases, inverse = np.unique(entry * base + tokens, return_inverse=True)
+    shares, drawn = table.shares[cases // base], cases % base
     routed = np.ceil(np.round(drawn.astype(np.float64) * top_k * shares.sum(axis=1), 6)).astype(np.int64)
     used = 1.0 - (1.0 - np.minimum(shares * top_k, 1.0)) ** drawn[:, None]
     active = np.minimum(np.ceil(np.round(used.sum(axis=1), 6)).astype(np.int64), np.maximum(routed, 0))
-    routed, active = routed[inverse.ravel()], active[inverse.ravel()]
+    routed, active = routed[inverse], active[inverse]
     zero = np.zeros_like(entry)
     return MoeRows(tokens, ways, residual_shards, table.expert_ways[entry], table.tensor_ways[entry], table.experts[entry],
                    active, routed, table.spread[entry], zero, zero, table.first[entry])  # fmt: skip

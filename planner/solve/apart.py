@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from planner.evaluate.separate import (
     AttentionSide,
     Cases,
-    ExpertSide,
     SeparatePrice,
     expert_side,
     separate_makespan,
@@ -224,6 +223,17 @@ class ApartSpace:
 
     def _useful(self, near: tuple[int, ...], sequences: int) -> Ints:
         """(partition, FFN) pairs [2, n] of an attention side that no other with the same grid and residual split beats in all bills."""
+        key = (near, sequences)
+        if key not in self._pairs:
+            self._pairs[key] = self._undominated(near, sequences)
+        return self._pairs[key]
+
+    @cached_property
+    def _pairs(self) -> dict[tuple[tuple[int, ...], int], Ints]:
+        return {}
+
+    def _undominated(self, near: tuple[int, ...], sequences: int) -> Ints:
+        """The pairs [2, n] of `_useful`."""
         table = self.near[near]
         block, batch = table.block, self.sequences.index(sequences)
         index = np.array([block.shards.index(residual_shards(self.sizes, p)) for p in block.partitions])
@@ -262,9 +272,15 @@ class ApartSpace:
         shard = np.array([residual_shards(self.sizes, p) for p in chosen])[option[0]]
         parts = np.array([p.batch_parts for p in chosen])[option[0]]
         batch = np.full(split.shape, sequences, dtype=np.int64)
-        cases = Cases(batch, shard, option[2], near_of, far_of, self.options[2], nears, fars, *kinds)
+        columns = (batch, shard, option[2], near_of, far_of)
+        alike = ((near_of * len(fars) + far_of) * (self.sizes.devices + 1) + shard) * len(self.options[2]) + option[2]
+        first, of_case = np.unique(alike, return_index=True, return_inverse=True)[1:]
+        lists = (self.options[2], nears, fars)
+        few = Cases(*(column[first] for column in columns), *lists, *kinds)
         near = self._near_side(tables, near_of, partition, mlp, shard, sequences)
-        far: dict[int, ExpertSide] = {kind: expert_side(self.env, layer, cases) for kind, layer in enumerate(self.env.kinds) if layer.moe}
+        layers = [(kind, layer) for kind, layer in enumerate(self.env.kinds) if layer.moe]
+        far = {kind: expert_side(self.env, layer, few).take(of_case) for kind, layer in layers}
+        cases = Cases(*columns, *lists, *kinds)
         price = separate_price(self.env, near, far, cases, np.ceil(self.sizes.batch // replicas / parts))
         memory = [self.env.cluster.kinds[kind].memory_bytes + self._extra for kind in kinds]
         chain, load = price.times.bound

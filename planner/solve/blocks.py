@@ -89,6 +89,7 @@ class PricedSpace:
         self._crossing: dict[int, Array] = {}
         self._fitting: dict[tuple[int, int], Bools] = {}
         self._masks: dict[tuple[int, tuple[tuple[str, object], ...]], Bools] = {}
+        self.fitting_seconds: dict[tuple[int, int, int], Array] = {}
         self.kept: dict[tuple[int, int, int, int], StagePrice] = {}
         self._layers: dict[tuple[int, int], Array] = {}
 
@@ -141,13 +142,15 @@ class PricedSpace:
         """Partitions [A'], FFN options [F'] and allowed pairs [A', F'] that survive the micro-batch rules and the pin."""
         if self.tables[block] is None:
             return None
-        allowed = self._allowed(block, sequences, pin)
+        allowed = self.allowed(block, sequences, pin)
         rows, columns = np.nonzero(allowed.any(axis=1))[0], np.nonzero(allowed.any(axis=0))[0]
         return (rows, columns, allowed[np.ix_(rows, columns)]) if rows.size else None
 
-    def _allowed(self, block: int, sequences: int, pin: Pin | None) -> Bools:
+    def allowed(self, block: int, sequences: int, pin: Pin | None) -> Bools:
         """Allowed pairs [A, F] of a block for a micro-batch size and a pin."""
         options, key = self.blocks[block], (block, sequences)
+        if self.tables[block] is None:
+            return np.zeros(options.allowed.shape, dtype=bool)
         if key not in self._fitting:
             self._fitting[key] = options.fits(self.sizes, sequences) if options.allowed.size else options.allowed
         if not pin:
@@ -175,7 +178,7 @@ class PricedSpace:
         for number, options in enumerate(self.blocks):
             if self.tables[number] is None:
                 continue
-            allowed = self._allowed(number, sequences, pin)
+            allowed = self.allowed(number, sequences, pin)
             if not allowed.any():
                 continue
             least = self._layer_seconds(number, sequences)[:, allowed].min(axis=1)

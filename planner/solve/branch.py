@@ -83,6 +83,45 @@ class Branch:
                 seconds[:, first, at], option[:, first, at], over[:, first, at] = done[slot.block, slot.site]
         return StageArrays(seconds, option, over)
 
+    def least(self, pin: Pin) -> StageArrays:
+        """Best seconds of all slots among options that agree with the pin; the options themselves are not told."""
+        rows = self.priced.spans[0].first.size
+        shape = (rows, self.stride, len(self.widths))
+        seconds = np.full(shape, np.inf)
+        found: dict[int, Array | None] = {}
+        for at, width in enumerate(self.widths):
+            for first in range(self.stride):
+                slot = self.slot(first, width)
+                if slot is None:
+                    continue
+                if slot.block not in found:
+                    found[slot.block] = self._least_of_block(slot.block, pin)
+                values = found[slot.block]
+                if values is not None:
+                    seconds[:, first, at] = values[slot.site]
+        return StageArrays(seconds, np.zeros(shape, dtype=np.int64), np.zeros(shape))
+
+    def _least_of_block(self, block: int, pin: Pin) -> Array | None:
+        """Least seconds [sites, I] of a block's options that agree with a pin (None where none does)."""
+        chosen = np.nonzero(self.priced.allowed(block, self.sequences, pin).ravel())[0]
+        if not chosen.size:
+            return None
+        places = self.priced.blocks[block].block.places
+        key = (block, self.sequences, self.replica_batch)
+        if key not in self.priced.fitting_seconds:
+            slots = [StageSlot(place, block, site) for site, place in enumerate(places)]
+            if self.priced.spans[0].first.size * self.priced.blocks[block].allowed.size * len(places) > 20 * KEPT:
+                return np.stack([self.best(slot, pin)[0] for slot in slots])
+            self.priced.fitting_seconds[key] = np.stack([self._fitting_seconds(slot) for slot in slots])
+        return np.asarray(self.priced.fitting_seconds[key][:, :, chosen].min(axis=2))
+
+    def _fitting_seconds(self, slot: StageSlot) -> Array:
+        """Seconds [I, A x F] of every option of a slot, inf where it does not fit the memory."""
+        block = self.priced.blocks[slot.block].block
+        price = self._price(slot, np.arange(len(block.partitions)), np.arange(len(block.ffns)))
+        rows = price.seconds.shape[0]
+        return np.where(price.memory <= self.priced.capacity(slot), price.seconds, np.inf).reshape(rows, -1)
+
     def best(self, slot: StageSlot, pin: Pin | None = None) -> tuple[Array, Ints, Array]:
         """Best seconds, its option and the missing bytes of one slot on every interval row [I]."""
         candidates = self.priced.candidates(slot.block, self.sequences, pin)

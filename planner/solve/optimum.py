@@ -14,7 +14,7 @@ from planner.solve.apart import ApartFound, ApartSpace
 from planner.solve.blocks import PricedSpace
 from planner.solve.branch import Branch, StageArrays
 from planner.solve.cp import MAX_LEGS, PipelineModel, surviving_legs
-from planner.solve.dp import MemoryTable, Path, PipelineTable
+from planner.solve.dp import Leg, MemoryTable, Path, PipelineTable
 from planner.solve.exact import SAME, branch_optimum, stage_count_optima
 from planner.solve.objective import Name, Objective
 from planner.solve.pin import Pin
@@ -121,7 +121,7 @@ class SpaceSearch:
     def arrays(self, branch: Branch, pin: Pin | None = None) -> StageArrays:
         """Best stages of a branch; those of the whole space are kept for later questions."""
         if pin:
-            return branch.arrays(pin)
+            return branch.least(pin)
         key = (branch.replicas, branch.micro_batches)
         if key not in self._arrays:
             self._arrays[key] = branch.arrays()
@@ -277,34 +277,38 @@ class SpaceSearch:
         return chosen
 
     def _prove(self, opened: list[Branch], chosen: _Found, best: float, counts: Counts) -> float:
-        """Lower bound over the opened branches: legs that no bound excludes go to CP-SAT."""
-        proven = np.inf
-        for branch in opened:
-            objective = self._objective(branch.micro_batches)
-            for first, last in self._end_groups(branch):
-                weight = self.weight(branch.replicas, last)
-                cutoff = best * (1 + SAME) / weight
-                table = PipelineTable(branch, self.arrays(branch), self.space.stages)
-                legs = [
-                    (leg, s)
-                    for leg, s in surviving_legs(table, objective, self._least_slowest(table), cutoff)
-                    if leg.stop < table.layers or first <= leg.first + leg.width <= last
-                ]
-                if not legs or len(legs) > MAX_LEGS:
-                    counts.drop("branch closed by the exact program", 1)
-                    continue
-                proven = min(proven, weight * self._solve_model(table, objective, legs, cutoff, branch, chosen, counts))
-        return proven
+        """Lower bound over the opened branches.
+
+        The exact program has closed every branch but the chosen one: none of their plans is below the best value. In the
+        chosen one the legs that no bound excludes go to CP-SAT, which starts from the plan found.
+        """
+        counts.drop("branch closed by the exact program", len(opened))
+        if chosen.path is None:
+            return best
+        counts.drop("branch closed by the exact program", -1)
+        branch = self.branch(chosen.replicas, chosen.micro_batches)
+        used = chosen.path.legs[-1].first + chosen.path.legs[-1].width
+        first, last = (used, used) if self.objective == "cost" else (1, branch.stride)
+        objective, cutoff = self._objective(branch.micro_batches), best * (1 + SAME) / chosen.weight
+        table = PipelineTable(branch, self.arrays(branch), self.space.stages)
+        legs = [
+            (leg, seconds)
+            for leg, seconds in surviving_legs(table, objective, self._least_slowest(table), cutoff)
+            if leg.stop < table.layers or first <= leg.first + leg.width <= last
+        ]
+        if not legs or len(legs) > MAX_LEGS:
+            counts.drop("branch closed by the exact program")
+            return best
+        return min(best, chosen.weight * self._solve_model(table, objective, legs, cutoff, chosen.path, counts))
 
     def _least_slowest(self, table: PipelineTable) -> float:
         return float(table.sweep(minimax=True).final.min())
 
     def _solve_model(
-        self, table: PipelineTable, objective: Objective, legs: list, cutoff: float, branch: Branch, chosen: _Found, counts: Counts  # type: ignore[type-arg]
+        self, table: PipelineTable, objective: Objective, legs: list[tuple[Leg, float]], cutoff: float, start: Path, counts: Counts
     ) -> float:
         model = PipelineModel(table, objective, legs, cutoff)
-        if chosen.path is not None and (branch.replicas, branch.micro_batches) == (chosen.replicas, chosen.micro_batches):
-            model.hint(chosen.path)
+        model.hint(start)
         answer = model.solve(self.limits.seed, self.limits.workers, self.limits.effort)
         counts.iterations += 1
         return max(answer.bound, 0.0)
