@@ -175,11 +175,12 @@ class LevelSweep:
         for stop in range(1, table.layers + 1):
             times = table.stage[stop]
             times = np.where(times <= self._limit, times, np.inf)
-            best = self._join(self._ready[:, :stop, :-1], times).min(axis=1)
+            lanes = min(stop, self._values.shape[0])  # a pipeline of more stages than layers does not exist
+            best = self._join(self._ready[:lanes, :stop, :-1], times).min(axis=1)
             for w, width in enumerate(table.widths):
-                self._values[:, stop, width:, w] = best[:, : table.ranks + 1 - width, w]
-            arrived = self._join(self._values[:-1, stop, :-1, :, None], self._send).min(axis=2)
-            self._ready[1:, stop, :-1] = arrived
+                self._values[:lanes, stop, width:, w] = best[:, : table.ranks + 1 - width, w]
+            following = self._ready[1 : lanes + 1, stop, :-1]
+            following[:] = self._join(self._values[: len(following), stop, :-1, :, None], self._send).min(axis=2)
 
     def slowest(self, level: int, end: int, w: int) -> float:
         """Slowest time of the pipeline that `final[level, end, w]` stands for."""
