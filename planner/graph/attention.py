@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from planner.graph.context import RoleContext
-from planner.graph.ops import AttentionDims, Group, Kind, Layout, Op, Role, Size, Store, Tensor
-from planner.graph.rows import AttentionRows, Ints, share
+from planner.graph.ops import AttentionDims, Group, Kind, Layout, Op, Role, Shard, Size, Store, Tensor
+from planner.graph.rows import AttentionRows, Ints, share, share_tokens
 from planner.model import Attention, Layer
 
 SCORE_DTYPE = "fp32"
@@ -73,7 +73,7 @@ def _shape(ctx: RoleContext, spec: Attention, signature: AttentionSignature, row
     q_len = np.full_like(sequences, 1) if decode else share(ctx.workload.prompt, rows.context_parts, 0)
     tokens = sequences * q_len
     holders = rows.tensor * rows.context_parts if decode else rows.tensor
-    residual = np.where(rows.sequence_parallel == 1, share(tokens, holders, rows.position), tokens)
+    residual = np.where(rows.sequence_parallel == 1, share_tokens(tokens, holders, rows.position), tokens)
     if signature.form == "segments":
         qk: Size = 2 * share(spec.head_dim // 2, rows.segments, rows.segment)
         v: Size = share(spec.v_head_dim, rows.segments, rows.segment)
@@ -156,11 +156,13 @@ def _indexer(ctx: RoleContext, spec: Attention, s: _Shape) -> Iterator[Op]:
     yield _matmul(ctx, "index_q", (source,), ctx.tensor("iq", s.tokens, width), low, (ctx.shard("index_q", "attention", low, width),))
     keys = ctx.tensor("ik", s.tokens, index.head_dim)
     yield _matmul(ctx, "index_k", ("xg",), keys, hidden, (ctx.shard("index_k", "attention", hidden, index.head_dim),))
+    normed = ctx.tensor("ikn", s.tokens, index.head_dim)
+    yield ctx.elementwise("index_norm", ("ik",), normed, weights=(ctx.shard("index_norm", "norm", 2, index.head_dim),))
     heads = ctx.tensor("iw", s.tokens, index.heads)
     yield _matmul(ctx, "index_w", ("xg",), heads, hidden, (ctx.shard("index_w", "attention", hidden, index.heads),))
     kv_len = ctx.workload.kv_length
     scores = Tensor("index_scores", (s.tokens, kv_len), "fp32", store=Store.SCORES)
-    yield Op("index_score", Kind.MATMUL, ("iq", "ik", "iw"), scores, "fp8", m=s.q_len * index.heads, k=index.head_dim, n=kv_len,
+    yield Op("index_score", Kind.MATMUL, ("iq", "ikn", "iw"), scores, "fp8", m=s.q_len * index.heads, k=index.head_dim, n=kv_len,
              batch=s.sequences)  # fmt: skip
     yield ctx.elementwise("index_top_k", ("index_scores",), Tensor("picked", (s.tokens, min(index.top_k, kv_len)), "fp32"), passes=2.0)
 
@@ -175,8 +177,10 @@ def _queries_keys(spec: Attention) -> tuple[str, ...]:
 def _attention_inputs(ctx: RoleContext, spec: Attention) -> tuple[str, ...]:
     """Names of the tensors that the attention core reads: queries, keys, values and, where kept, the cache."""
     cache = ("cache",) if ctx.keeps_cache else ()
+    if spec.indexer is not None:
+        cache = (*cache, "picked")
     if spec.kind == "mla":
-        return ("rotated", "ql", *cache) if ctx.workload.phase == "decode" else ("rotated", "q", "kv")
+        return ("rotated", "ql", *cache) if ctx.workload.phase == "decode" else ("rotated", "q", "kv", *cache)
     return (*_queries_keys(spec), "v", *cache)
 
 
@@ -198,12 +202,18 @@ def _core(ctx: RoleContext, spec: Attention, signature: AttentionSignature, rows
         width = rows.heads * (spec.kv_lora_rank if absorbed else s.v)
         attended = replace(ctx.tensor("a", s.tokens, width), layout=Layout.HEADS)
         dims = _dims(ctx, spec, rows, s, parts)
-        yield Op("attention", Kind.ATTENTION, _attention_inputs(ctx, spec), attended, ctx.dtype, attention=dims)
+        yield Op("attention", Kind.ATTENTION, _attention_inputs(ctx, spec), attended, ctx.dtype, attention=dims,
+                 weights=_sinks(ctx, spec, rows))  # fmt: skip
         if signature.form == "merge":
             yield from _merge(ctx, rows, s, spec.kv_lora_rank if absorbed else s.v)
     if absorbed:
         up = ctx.tensor("av", s.tokens, s.own_heads * s.v)
         yield Op("v_absorb", Kind.MATMUL, ("a",), up, ctx.dtype, m=s.tokens, k=spec.kv_lora_rank, n=s.v, batch=s.own_heads)
+
+
+def _sinks(ctx: RoleContext, spec: Attention, rows: AttentionRows) -> tuple[Shard, ...]:
+    """The learned logit of every head that takes part in its softmax, where a model has one."""
+    return (ctx.shard("sinks", "attention", rows.heads),) if spec.sinks else ()
 
 
 def _dims(ctx: RoleContext, spec: Attention, rows: AttentionRows, s: _Shape, parts: Size) -> AttentionDims:
@@ -236,7 +246,8 @@ def _segmented(ctx: RoleContext, spec: Attention, rows: AttentionRows, s: _Shape
     yield Op("score_reduce_scatter", Kind.REDUCE_SCATTER, ("scores",), whole, SCORE_DTYPE, bytes=partial.bytes, group=s.segments,
              exists=summed & (rows.scattered == 1))  # fmt: skip
     own = Tensor("own_probabilities", (pairs, part, keys), ctx.dtype, store=Store.SCORES)
-    yield Op("softmax", Kind.ELEMENTWISE, ("summed", "scores"), own, SCORE_DTYPE, bytes=whole.bytes + own.bytes)
+    yield Op("softmax", Kind.ELEMENTWISE, ("summed", "scores"), own, SCORE_DTYPE, bytes=whole.bytes + own.bytes,
+             weights=_sinks(ctx, spec, rows))  # fmt: skip
     probabilities = Tensor("probabilities", (pairs, s.q_len, keys), ctx.dtype, store=Store.SCORES)
     yield Op("probabilities_all_gather", Kind.ALL_GATHER, ("own_probabilities",), probabilities, ctx.dtype,
              bytes=probabilities.bytes, group=s.segments, exists=rows.scattered == 1)  # fmt: skip
@@ -259,7 +270,8 @@ def _ring(ctx: RoleContext, spec: Attention, parts: int, rows: AttentionRows, s:
     block = Tensor("kv_block", (s.tokens, kv_heads * (np.asarray(s.qk) + s.v)), ctx.dtype, store=Store.COMMUNICATION)
     attended = replace(ctx.tensor("a", s.tokens, rows.heads * s.v), layout=Layout.HEADS)
     own = _attention_inputs(ctx, spec)
-    yield Op("attention_0", Kind.ATTENTION, own, replace(attended, name="a0"), ctx.dtype, attention=local)
+    yield Op("attention_0", Kind.ATTENTION, own, replace(attended, name="a0"), ctx.dtype, attention=local,
+             weights=_sinks(ctx, spec, rows))  # fmt: skip
     for step in range(1, parts):
         passed = own if step == 1 else (f"kv{step - 1}",)
         yield Op(f"ring_{step}", Kind.SEND, passed, replace(block, name=f"kv{step}"), ctx.dtype, bytes=block.bytes,

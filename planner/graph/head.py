@@ -37,8 +37,8 @@ def head_role(ctx: RoleContext, rows: FfnRows, sequences: Ints) -> Role:
     hidden, vocab = ctx.model.hidden, ctx.model.vocab
     every = ctx.workload.logits == "all"
     tokens = rows.tokens if every else sequences
-    shards = np.minimum(rows.residual_shards, tokens)
-    own = ctx.tensor("xn", share(tokens, shards, 0), hidden)
+    here = shard_tokens(rows.tokens, rows.residual_shards, rows.ways, rows.index)
+    own = ctx.tensor("xn", np.minimum(here, -(-tokens // np.minimum(rows.residual_shards, tokens))), hidden)
     gathered = ctx.tensor("xg", tokens, hidden)
     columns = share(vocab, rows.ways, rows.index)
     weights = [ctx.shard("head", "head", hidden, columns)]
@@ -54,5 +54,4 @@ def head_role(ctx: RoleContext, rows: FfnRows, sequences: Ints) -> Role:
     if not every:
         whole = Tensor("y", (tokens, vocab), "fp32", store=Store.LOGITS)
         ops.append(Op("logits_gather", Kind.ALL_GATHER, ("logits",), whole, "fp32", bytes=whole.bytes, group=Group("stage", 1, rows.ways)))
-    stream = ctx.tensor("x", shard_tokens(rows.tokens, rows.residual_shards, rows.ways, rows.index), hidden)
-    return Role("head", stream, tuple(ops))
+    return Role("head", ctx.tensor("x", here, hidden), tuple(ops))

@@ -9,12 +9,12 @@ import numpy as np
 
 from planner.graph.context import RoleContext
 from planner.graph.ops import Group, Kind, Layout, Op, Tensor
-from planner.graph.rows import Ints, share
+from planner.graph.rows import Ints, share, share_tokens
 
 
 def shard_tokens(tokens: Ints, shards: Ints, ways: Ints, index: Ints) -> Ints:
     """Tokens on GPU `index` of a stage of `ways` GPUs when they are split into `shards` (consecutive GPUs share a part)."""
-    return share(tokens, shards, index // (ways // shards))
+    return share_tokens(tokens, shards, index // (ways // shards))
 
 
 def gather_tokens(ctx: RoleContext, name: str, source: str, target: Tensor, have: Ints, want: Ints, ways: Ints) -> Op:
@@ -34,7 +34,8 @@ def sum_partials(
     holders = Group("holders", 1, ways // have)
     full, coarser = want == ways, want < have
     result = replace(residual, layout=Layout.REPLICATED)
-    scattered = replace(residual, name=f"{prefix}_shard", shape=(share(source.shape[0], ways // have, 0), source.shape[1]))
+    part = np.where(full, residual.shape[0], share(source.shape[0], ways // have, 0))
+    scattered = replace(residual, name=f"{prefix}_shard", shape=(part, source.shape[1]))
     yield Op(f"{prefix}_all_reduce", Kind.ALL_REDUCE, (source.name,), result, source.dtype, bytes=source.bytes, group=holders,
              exists=~full & ~coarser)  # fmt: skip
     yield Op(f"{prefix}_reduce_scatter", Kind.REDUCE_SCATTER, (source.name,), scattered, source.dtype, bytes=source.bytes,

@@ -29,6 +29,9 @@ def local_role(ctx: RoleContext, layer: Layer, rows: MoeRows) -> Role:
         width = share(layer.ffn.shared_hidden, rows.ways, rows.first)
         ops += gated_ffn(ctx, layer.ffn, "shared_", ("xg", "xn"), rows.tokens, width, "ffn")
         parts = (*parts, "shared_partial")
+    if layer.ffn.shared_gate:
+        ops.append(_shared_gate(ctx, ("xg", "xn"), rows.tokens))
+        parts = (*parts, "shared_gate")
     moved = 2.0 * partial.bytes + ctx.tensor("", rows.routed, hidden).bytes
     ops.append(Op("unpermute", Kind.ELEMENTWISE, (*parts, "routes"), partial, ctx.dtype, bytes=moved))
     ops += sum_partials(ctx, "moe", partial, one, replace(residual, name="f"), rows.residual_shards, rows.ways)
@@ -43,7 +46,7 @@ def dispatch_role(ctx: RoleContext, layer: Layer, rows: MoeRows) -> Role:
     ops = [ctx.norm("ffn_norm", "x", ctx.tensor("xn", own, hidden)), *_router(ctx, layer, "xn", own)]
     sent = _sent_bytes(ctx, rows, own)
     stage = Group("stage", 1, rows.ways)
-    arrived = Tensor("arrived", (rows.routed, hidden), ctx.dtype, store=Store.COMMUNICATION)
+    arrived = _arrived_tokens(ctx, rows, attention_router=True)
     ops.append(Op("dispatch", Kind.ALL_TO_ALL, ("xn", "routes"), arrived, ctx.dtype, bytes=sent, group=stage))
     ops += _experts(ctx, layer, rows, ("arrived", "xn"))
     returned = returned_tokens(ctx, rows)
@@ -65,8 +68,7 @@ def expert_role(ctx: RoleContext, layer: Layer, rows: MoeRows, attention_router:
     """Expert side: the router where it sits here, the experts, and the sum of each token's local parts."""
     ops = [] if attention_router else list(_router(ctx, layer, "arrived", rows.tokens))
     ops += _experts(ctx, layer, rows, ("arrived",) if attention_router else ("arrived", "routes"))
-    arrived = Tensor("arrived", (rows.routed, ctx.model.hidden), ctx.dtype, store=Store.COMMUNICATION)
-    return Role("experts", arrived, tuple(ops))
+    return Role("experts", _arrived_tokens(ctx, rows, attention_router), tuple(ops))
 
 
 def return_role(ctx: RoleContext, layer: Layer, rows: MoeRows) -> Role:
@@ -75,6 +77,12 @@ def return_role(ctx: RoleContext, layer: Layer, rows: MoeRows) -> Role:
     own = shard_tokens(rows.tokens, rows.ways, rows.ways, rows.index)
     ops = _finish(ctx, layer, rows, residual, own, returned_tokens(ctx, rows))
     return Role("return", residual, (*ops, *residual_tail(ctx, layer, "ffn", "f", residual)))
+
+
+def _arrived_tokens(ctx: RoleContext, rows: MoeRows, attention_router: bool) -> Tensor:
+    """What reaches a GPU with experts: each token once, however many of its experts are there; all tokens unrouted."""
+    tokens = np.minimum(rows.routed, rows.tokens) if attention_router else rows.tokens
+    return Tensor("arrived", (tokens, ctx.model.hidden), ctx.dtype, store=Store.COMMUNICATION)
 
 
 def returned_tokens(ctx: RoleContext, rows: MoeRows) -> Tensor:
@@ -104,10 +112,19 @@ def _residual(ctx: RoleContext, rows: MoeRows) -> Tensor:
 def _router(ctx: RoleContext, layer: Layer, source: str, tokens: Size) -> Iterator[Op]:
     """Router scores and the choice of the top-k experts."""
     experts, hidden = layer.ffn.experts, ctx.model.hidden
-    weight = ctx.shard("router", "router", hidden, experts)
+    weights = [ctx.shard("router", "router", hidden, experts)]
+    if layer.ffn.router_bias:
+        weights.append(ctx.shard("router_bias", "router", experts))
     scores = Tensor("router_scores", (tokens, experts), "fp32")
-    yield Op("router", Kind.MATMUL, (source,), scores, weight.dtype, m=tokens, k=hidden, n=experts, weights=(weight,))
+    yield Op("router", Kind.MATMUL, (source,), scores, weights[0].dtype, m=tokens, k=hidden, n=experts, weights=tuple(weights))
     yield ctx.elementwise("top_k", ("router_scores",), Tensor("routes", (tokens, layer.ffn.top_k), "fp32"), passes=2.0 * experts / layer.ffn.top_k)
+
+
+def _shared_gate(ctx: RoleContext, inputs: tuple[str, ...], tokens: Size) -> Op:
+    """How much of the shared expert's output each token takes: one number per token, computed wherever the token is."""
+    weight = ctx.shard("shared_router", "router", ctx.model.hidden, 1)
+    return Op("shared_router", Kind.MATMUL, inputs, ctx.tensor("shared_gate", tokens, 1), weight.dtype, m=tokens,
+              k=ctx.model.hidden, n=1, weights=(weight,))  # fmt: skip
 
 
 def _experts(ctx: RoleContext, layer: Layer, rows: MoeRows, inputs: tuple[str, ...]) -> Iterator[Op]:
@@ -143,10 +160,14 @@ def _sent_bytes(ctx: RoleContext, rows: MoeRows, own: Ints) -> np.ndarray:  # ty
 
 def _finish(ctx: RoleContext, layer: Layer, rows: MoeRows, residual: Tensor, own: Ints, returned: Tensor) -> list[Op]:
     """Weighted sum of returned parts, the shared expert on the GPU's own tokens (its weights copied), back to the residual split."""
-    hidden, parts, ops = ctx.model.hidden, ("returned",), []
+    hidden, ops = ctx.model.hidden, list[Op]()
+    parts: tuple[str, ...] = ("returned",)
     if layer.ffn.shared_hidden:
         ops += list(gated_ffn(ctx, layer.ffn, "shared_", ("xn",), own, layer.ffn.shared_hidden, "ffn"))
         parts = ("returned", "shared_partial")
+    if layer.ffn.shared_gate:
+        ops.append(_shared_gate(ctx, ("xn",), own))
+        parts = (*parts, "shared_gate")
     summed = ctx.tensor("fs", own, hidden)
     ops.append(Op("unpermute", Kind.ELEMENTWISE, (*parts, "routes"), summed, ctx.dtype, bytes=returned.bytes + summed.bytes))
     whole = replace(residual, name="f")

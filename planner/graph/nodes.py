@@ -105,7 +105,7 @@ class Node:
 class Edge:
     """`dst` waits for `src`: for a tensor (data), for its turn on a stream or behind a barrier, or for a free buffer.
 
-    `collective` names the kind of a collective at either end.
+    `bytes` are those that all GPUs of `dst` read of the tensor, `collective` is the kind of a collective at either end.
     """
 
     src: str

@@ -74,8 +74,9 @@ def _cell(
 
 
 def _dims(dims: AttentionDims, place: int) -> AttentionDims:
-    sizes = (dims.batch, dims.heads, dims.kv_heads, dims.q_len, dims.kv_len, dims.qk_dim, dims.v_dim)
-    return AttentionDims(*(_at(size, place) for size in sizes), dims.causal, dims.shared_kv)
+    batch, heads, kv_heads = (_at(size, place) for size in (dims.batch, dims.heads, dims.kv_heads))
+    q_len, kv_len, qk, v = (_at(size, place) for size in (dims.q_len, dims.kv_len, dims.qk_dim, dims.v_dim))
+    return AttentionDims(batch, heads, kv_heads, q_len, kv_len, qk, v, dims.causal, dims.shared_kv)
 
 
 def piece_at(tensor: Tensor, place: int) -> Piece:

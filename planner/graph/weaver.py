@@ -114,8 +114,10 @@ class Weaver:
             self.edges[wait.node, node.id, wait.kind, ""] = Edge(wait.node, node.id, wait.kind)
         for source in reads:
             kinds = [n.kind for n in (self.nodes[source.node], node) if n.communicates]
-            edge = Edge(source.node, node.id, "data", source.piece.name, source.piece.bytes, kinds[0].value if kinds else "")
-            self.edges[source.node, node.id, "data", source.piece.name] = edge
+            key = (source.node, node.id, "data", source.piece.name)
+            amount = source.piece.bytes + (self.edges[key].bytes if key in self.edges else 0.0)
+            collective = kinds[0].value if kinds else ""
+            self.edges[key] = Edge(source.node, node.id, "data", source.piece.name, amount, collective)
         return node.id
 
     def send(

@@ -1,0 +1,69 @@
+"""Finding: what a check has to say about a plan, and the catalog that explains every code."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+Severity = Literal["error", "warning", "info"]
+
+CATALOG: dict[str, str] = {
+    "STRUCT001": "A rank does not exist, or lies outside the first replica's block of ranks.",
+    "STRUCT002": "A rank is used by two stages, or twice by one.",
+    "STRUCT003": "Ranks stay idle: no stage of any replica uses them.",
+    "STRUCT004": "The layers of the stages do not add up to the model's, or a stage has none.",
+    "STRUCT005": "The attention grid has more or fewer GPUs than its stage.",
+    "STRUCT006": "The heads of the head groups do not add up to the model's, or a group has none.",
+    "STRUCT007": "Replicas do not divide the batch, or micro-batches the batch of a replica.",
+    "STRUCT008": "A micro-batch cannot be split as the plan says: a part would be uneven or empty.",
+    "STRUCT009": "The ways of the dense FFN do not divide the GPUs of the stage, or exceed its columns.",
+    "STRUCT010": "An expert has no GPU, is placed twice in one group, or in a group that does not exist.",
+    "STRUCT011": "Tensor ways of the experts do not divide the GPUs that hold experts, or exceed an expert's columns.",
+    "STRUCT012": "The attention grid cannot hold the model: too many segments, groups or context parts.",
+    "STRUCT013": "The GPUs of a stage are of different kinds.",
+    "STRUCT014": "Experts with GPUs of their own need one stage, GPUs on both sides, and waves that divide the micro-batches.",
+    "STRUCT015": "The token splits of attention and FFN in a stage do not nest: neither divides the other.",
+    "STRUCT016": "The model has experts and the stage does not say where they are, or the other way round.",
+    "SHAPE001": "An operator reads a tensor of another shape than its producer wrote.",
+    "SHAPE002": "A weight's shape is not the k x n of the product that reads it.",
+    "SHAPE003": "An operator writes another shape than its own sizes give.",
+    "SHAPE004": "A sum adds tensors of different shapes.",
+    "SHAPE005": "What a collective gathers is not what its members hold.",
+    "CYCLE001": "Operators wait for each other in a circle: the plan deadlocks.",
+    "CYCLE002": "An edge leads to an operator that does not exist.",
+    "WORK001": "The plan does not compute the model: some of its work or weights is on no GPU.",
+    "WORK002": "Work or weights are repeated on more GPUs than the plan's partition declares.",
+    "WORK003": "Work is repeated on several GPUs, as the plan's partition declares.",
+    "MEM001": "The fullest GPU of a stage needs more memory than it has.",
+    "NUM001": "The plan does not compute what the unsplit model computes.",
+    "NUM002": "The numeric run agrees with the unsplit model.",
+    "CLAIM001": "A claim is wrong: the work or time it states is not what the plan needs.",
+    "CLAIM002": "A claim cannot be derived: it rests on something that is not stated.",
+    "CLAIM003": "A claim holds.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a check found. `where` names the field or operator, `fix` says what would help."""
+
+    code: str
+    severity: Severity
+    where: str
+    message: str
+    measured: str | float | int | None = None
+    expected: str | float | int | None = None
+    fix: str = ""
+
+    def __post_init__(self) -> None:
+        if self.code not in CATALOG:
+            raise ValueError(f"finding code {self.code} is not in the catalog")
+
+    def to_dict(self) -> dict[str, str | float | int | None]:
+        """As JSON-ready data."""
+        return asdict(self)
+
+
+def errors(findings: tuple[Finding, ...] | list[Finding]) -> list[Finding]:
+    """The findings that make a plan invalid."""
+    return [finding for finding in findings if finding.severity == "error"]

@@ -1,0 +1,69 @@
+"""check_choice: everything that can be said about a plan without running it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from planner.check.conservation import check_conservation
+from planner.check.cycles import check_cycles
+from planner.check.findings import Finding, errors
+from planner.check.shapes import check_shapes
+from planner.check.structure import check_structure
+from planner.evaluate.capacity import over_capacity, stage_total
+from planner.evaluate.setting import Setting
+from planner.graph.expand import expand
+from planner.graph.nodes import Graph
+from planner.units import show_bytes
+from search_spaces.sizes import Sizes
+from search_spaces.stages import Choice
+
+
+def check_choice(env: Setting, sizes: Sizes, choice: Choice) -> tuple[Finding, ...]:
+    """Structure first; where it is sound: shapes, circles and conservation of the graph, memory, and missing sums."""
+    found = list(check_structure(sizes, choice))
+    if errors(found):
+        return tuple(found)
+    graph = sample_graph(env, sizes, choice)
+    found += [*check_cycles(graph), *check_shapes(graph)]
+    found += check_conservation(env.model, env.workload, sizes, choice, graph)
+    return (*found, *_sums(choice), *_memory(env, sizes, choice))
+
+
+def sample_graph(env: Setting, sizes: Sizes, choice: Choice) -> Graph:
+    """One micro-batch through one layer of each kind per stage: equal layers and micro-batches repeat what it shows."""
+    layers, start = [], 0
+    for stage in choice.stages:
+        kinds = env.kind_of_layer[start : start + stage.layers]
+        layers += [start + kinds.index(kind) for kind in dict.fromkeys(kinds)]
+        start += stage.layers
+    return expand(env.model, env.workload, sizes, choice, layers=layers, micro_batches=1)
+
+
+def _sums(choice: Choice) -> Iterator[Finding]:
+    """Partial scores that nobody sums: the softmax of a part is no part of the softmax."""
+    for index, stage in enumerate(choice.stages):
+        segments = stage.attention.dimension_segments
+        if segments > 1 and not stage.attention.score_reduce:
+            yield Finding(
+                "NUM001", "error", f"stages[{index}].attention.score_reduce",
+                f"partial scores of {segments} dimension segments are not summed before the softmax: "
+                "the plan does not compute attention",
+                "false", "true", "sum the scores over the segments (score_reduce: true)",
+            )  # fmt: skip
+
+
+def _memory(env: Setting, sizes: Sizes, choice: Choice) -> Iterator[Finding]:
+    """The fullest GPU of every stage against its memory, each item taken at its largest share."""
+    fix = "use more micro-batches, more GPUs for this stage, or fewer layers on it"
+    if choice.stages[0].separate:
+        over = over_capacity(env, sizes, choice)
+        if over > 0:
+            message = f"the fullest GPU needs {show_bytes(over)} more than it has"
+            yield Finding("MEM001", "error", "stages[0]", message, round(over), 0, fix)
+        return
+    for index, stage in enumerate(choice.stages):
+        needed = stage_total(env, sizes, choice, index)[1]
+        capacity = min(env.cluster.kind_of(rank).memory_bytes for rank in stage.devices)
+        if needed > capacity:
+            message = f"the fullest GPU needs {show_bytes(needed)} of {show_bytes(capacity)}"
+            yield Finding("MEM001", "error", f"stages[{index}]", message, round(needed), capacity, fix)
