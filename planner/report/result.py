@@ -1,0 +1,177 @@
+"""The answer of a search, for the terminal and as the Markdown report of a run folder."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from planner.problem import Problem, library_names
+from planner.report.comparison import hand_designed_blocks, unrestricted_text
+from planner.report.decisions import decision_blocks
+from planner.report.document import Block, Bullets, Code, Section, Text, table, to_markdown, to_text
+from planner.report.evaluation import (
+    busy_blocks,
+    evaluation_headline,
+    expression_blocks,
+    matmul_blocks,
+    memory_blocks,
+    path_blocks,
+    plan_blocks,
+    time_blocks,
+)
+from planner.report.findings import findings_blocks
+from planner.report.show import count, objective_value, plain, safe_name
+from planner.report.words import plan_words
+from planner.search import Result
+
+HEADLINE = "{name}: {value}, {status} (bound {bound}, gap {gap:.2g}), {used} of {devices} GPUs"
+INFEASIBLE = "{name}: infeasible: no plan of the space fits"
+TIMEOUT = "{name}: no plan found before the time limit"
+STATUS = {
+    "optimal": "No plan of the space is better than the bound: it is proven, under the rules listed below.",
+    "feasible": "The search stopped before the proof was complete: a better plan may exist, but none better than the bound.",
+    "infeasible": "Every plan of the space was ruled out.",
+    "timeout": "The search stopped before it found a plan.",
+}
+OBJECTIVES = {
+    "latency": {"prefill": "latency of the whole batch", "decode": "latency of one output token"},
+    "throughput": {"prefill": "tokens per second", "decode": "tokens per second"},
+    "cost": {"prefill": "price of the GPU time of the batch", "decode": "price of the GPU time of one step"},
+}
+RULES = "The proof and the size of the space are relative to these rules:"
+DRAW = "planner dag {ref} --view model --as svg -o {file}"
+
+
+def search_report(result: Result, ref: str | None = None) -> str:
+    """The answer for the terminal; `ref` is the problem as the reader wrote it, for the command at the end."""
+    return to_text(headline(result), terminal_sections(result, ref))
+
+
+def markdown_report(result: Result) -> str:
+    """The report of a run folder: everything a reader may ask, without times or host facts."""
+    return to_markdown(plain(result.problem.name), headline(result), markdown_sections(result))
+
+
+def headline(result: Result) -> str:
+    """Problem, objective, status, bound and GPUs in one line."""
+    name, sizes = plain(result.problem.name), result.problem.sizes
+    if result.choice is None or result.value is None or result.bound is None:
+        return (TIMEOUT if result.status == "timeout" else INFEASIBLE).format(name=name)
+    used = result.choice.replicas * sum(len(stage.devices) for stage in result.choice.stages)
+    value, bound = (objective_value(result.objective, x) for x in (result.value, result.bound))
+    text = HEADLINE.format(name=name, value=value, status=result.status, bound=bound, gap=result.gap or 0.0, used=used,
+                           devices=sizes.devices)  # fmt: skip
+    return text + (", interrupted" if result.interrupted else "")
+
+
+def terminal_sections(result: Result, ref: str | None) -> Iterator[Section]:
+    """Sections for the terminal."""
+    problem = result.problem
+    yield Section("Question", (Text(question(result)), Text(STATUS[result.status])))
+    if result.choice is None or result.evaluation is None:
+        yield from _no_plan(result)
+    else:
+        yield Section("Best plan", plan_blocks(result.choice, problem, result.evaluation))
+        time = (Text(evaluation_headline(result.evaluation, problem)), *time_blocks(result.evaluation, problem))
+        yield Section("Where the time goes", time)
+        yield from _comparisons(result)
+    yield Section("Search space", space_blocks(result))
+    if problem.assumptions:
+        yield Section("Assumptions of the problem", (Bullets(problem.assumptions),))
+    if result.choice is not None:
+        yield Section("Draw its operator graph", (Code(draw_command(problem, ref)),))
+
+
+def markdown_sections(result: Result) -> Iterator[Section]:
+    """Sections of the Markdown report."""
+    problem, found = result.problem, result.evaluation
+    yield Section("Question", (Text(question(result)), Text(STATUS[result.status])))
+    if result.choice is None or found is None:
+        yield from _no_plan(result)
+    else:
+        yield Section("Best plan", (*plan_blocks(result.choice, problem, found), Text(evaluation_headline(found, problem))))
+        yield Section("Where the time goes", time_blocks(found, problem))
+        yield Section("Matrix products of the longest path", matmul_blocks(found))
+        yield Section("Longest path", path_blocks(found))
+        yield Section("Get_Time expression of the longest path", expression_blocks(found))
+        yield Section("Memory of each GPU", memory_blocks(found))
+        yield Section("Time of each GPU", busy_blocks(found))
+        yield from _comparisons(result)
+        for hand in result.hand_designed:
+            if hand.findings:
+                yield Section(f"Findings about {hand.name}", findings_blocks(hand.findings))
+    yield Section("Search space", space_blocks(result))
+    if problem.assumptions:
+        yield Section("Assumptions of the problem", (Bullets(problem.assumptions),))
+    yield Section("Sources", (source_table(problem),))
+
+
+def _no_plan(result: Result) -> Iterator[Section]:
+    why = result.infeasibility
+    if why is None:
+        return
+    lines = [f"What rules every plan out: {why.constraint}.", f"Smallest change that would let a plan fit: {why.relaxation}."]
+    if why.then_latency_s is not None:
+        lines.append(f"The best plan would then reach {objective_value(result.objective, why.then_latency_s)}.")
+    yield Section("Why there is no plan", (Bullets(tuple(lines)),))
+
+
+def _comparisons(result: Result) -> Iterator[Section]:
+    """Other plans beside the best one."""
+    if result.alternatives:
+        rows = [
+            (str(at), f"{a.evaluation.latency_s:.4g} s", plan_words(a.choice, result.problem.sizes))
+            for at, a in enumerate(result.alternatives, 2)
+        ]
+        yield Section("Next best plans", (table(("rank", "latency", "plan"), rows, ("rank", "latency")),))
+    if result.hand_designed:
+        yield Section("Hand-designed plans", hand_designed_blocks(result))
+    if result.unrestricted is not None:
+        yield Section("With the number of replicas open", (Text(unrestricted_text(result)),))
+    if result.decisions:
+        yield Section("Every decision", decision_blocks(result))
+
+
+def question(result: Result) -> str:
+    """What was asked: model, workload, cluster and objective."""
+    problem = result.problem
+    work, model, cluster = problem.workload, problem.model, problem.cluster
+    tokens = f"{work.prompt:,} tokens each" if work.phase == "prefill" else f"{work.context:,} tokens of context each"
+    text = (
+        f"{model.name} ({count(len(model.layers), 'layer')}, {model.parameters:,} parameters), {work.phase} of "
+        f"{count(work.batch, 'sequence')} with {tokens}, on {cluster.name} ({count(cluster.size, 'GPU')}). "
+        f"Objective: {OBJECTIVES[result.objective][work.phase]}."
+    )
+    return text + (f" Transcribed from {problem.source}." if problem.source else "")
+
+
+def space_blocks(result: Result) -> tuple[Block, ...]:
+    """What was searched, what was left out and why, and the rules that the answer is relative to."""
+    counts = result.optimum.counts
+    opened = f"{counts.branches} of {count(len(result.problem.space.branches), 'branch')} (replicas x micro-batches) opened"
+    solved = f"{count(counts.iterations, 'CP-SAT model')} solved, {count(counts.cuts, 'cut')}"
+    lines = [
+        f"{int(result.space_size):,} plans in the space; {counts.priced:,} stage options priced; {opened}; {solved}; "
+        f"seed {result.seed}.",
+    ]
+    dropped = ", ".join(f"{number:,} x {reason}" for reason, number in sorted(counts.dropped.items()))
+    lines += [f"Settled without a CP-SAT model: {dropped}."] if dropped else []
+    return *(Text(line) for line in lines), Text(RULES), Bullets(result.problem.restrictions)
+
+
+def draw_command(problem: Problem, ref: str | None) -> str:
+    """The command that draws the best plan's operator graph."""
+    named = ref or (problem.name if problem.name in library_names() else f"{safe_name(problem.name)}.yaml")
+    return DRAW.format(ref=shlex.quote(plain(named)), file=shlex.quote(f"{safe_name(problem.name)}.svg"))
+
+
+def source_table(problem: Problem) -> Block:
+    """Where the facts of the model and the cluster come from."""
+    cluster, rows = problem.cluster, [("model", problem.model.name, problem.model.source or "given in the problem")]
+    rows += [("GPU", kind.name, kind.source) for kind in cluster.kinds.values()]
+    rows += [("price", kind.name, kind.price_source) for kind in cluster.kinds.values() if kind.price_per_hour]
+    links = dict.fromkeys(domain.link for domain in cluster.domains)
+    rows += [("link inside a node", link.name, link.source) for link in links]
+    rows += [("network between nodes", cluster.network.name, cluster.network.source)]
+    rows += [("cluster", cluster.name, source) for source in cluster.sources]
+    return table(("fact", "of", "source"), rows)

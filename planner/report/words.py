@@ -1,0 +1,118 @@
+"""A plan in words that need no glossary: what each stage's GPUs share, and how often the batch is cut."""
+
+from __future__ import annotations
+
+from planner.report.show import count, gpus, ranges, runs
+from search_spaces.attention import AttentionPartition
+from search_spaces.sizes import Sizes, share
+from search_spaces.stages import Choice, StageChoice
+
+MOST_STAGES = 4
+
+SUMMED = "partial scores of the segments summed (all-reduce) before the softmax"
+SCATTERED = "partial scores of the segments summed and split by query rows for the softmax"
+UNSUMMED = "partial scores of the segments NOT summed: this does not compute attention"
+INNER = {
+    "segments_inner": "neighbouring GPUs hold the segments of one head group",
+    "heads_inner": "neighbouring GPUs hold the same segment of different head groups",
+}
+PROJECTION = {
+    "row": "output projection split by rows, partial outputs summed",
+    "gather": "heads gathered, output projection split by columns",
+}
+SEQUENCE = "residual stream split by tokens between the blocks (sequence parallel)"
+FORMS = {
+    "local": "experts on the attention GPUs (every GPU sees its stage's tokens, partial outputs summed)",
+    "dispatch": "experts on the attention GPUs (tokens travel to their experts and back, all-to-all)",
+    "separate": "experts on {gpus} of their own, attention on {near}, router on the {side} side",
+}
+
+
+def plan_words(choice: Choice, sizes: Sizes) -> str:
+    """A plan in one line."""
+    stages = choice.stages
+    if len(stages) <= MOST_STAGES:
+        pairs = zip(stage_layers(choice), stages, strict=True)
+        where = "; ".join(f"{layers} on {gpus(stage.devices)}" for layers, stage in pairs)
+    else:
+        layers, widths = (sorted({*values}) for values in ([s.layers for s in stages], [len(s.devices) for s in stages]))
+        where = f"{_span(layers)} layers on {_span(widths)} GPUs each"
+    how = list(dict.fromkeys(f"{grid_words(stage.attention, sizes)}, {ffn_words(stage, sizes)[0]}" for stage in stages))
+    shown = " / ".join(how if len(how) <= MOST_STAGES else [*how[:MOST_STAGES], "..."])
+    return f"{count(len(stages), 'stage')} ({where}); {shown}; {batch_words(choice, sizes)}"
+
+
+def batch_words(choice: Choice, sizes: Sizes) -> str:
+    """Replicas, micro-batches and waves."""
+    sequences = sizes.batch // choice.replicas // choice.micro_batches
+    micro_batches = f"{count(choice.micro_batches, 'micro-batch')} of {count(sequences, 'sequence')}"
+    waves = f", {choice.in_flight} of them in flight at a time" if choice.in_flight > 1 else ""
+    return f"{count(choice.replicas, 'replica')}, {micro_batches}{waves}"
+
+
+def stage_layers(choice: Choice) -> list[str]:
+    """The layers of each stage: `layer 0`, `layers 1-4`."""
+    found, start = [], 0
+    for stage in choice.stages:
+        found.append(f"layer{'s' if stage.layers > 1 else ''} {ranges(range(start, start + stage.layers))}")
+        start += stage.layers
+    return found
+
+
+def grid_words(partition: AttentionPartition, sizes: Sizes) -> str:
+    """The attention grid: head groups x dimension segments, with what each GPU holds."""
+    n, m, heads = partition.head_groups, partition.dimension_segments, partition.heads(sizes.heads)
+    each = f"{count(heads[0], 'head')} each" if len(set(heads)) == 1 else runs(heads, "head")
+    words = f"{count(n, 'head group')} ({each})" if n > 1 else ("all heads" if m > 1 else f"all {count(sizes.heads, 'head')}")
+    if m > 1:
+        dims = sorted({share(sizes.head_dim, m, i) for i in range(m)})
+        words += f" x {count(m, 'dimension segment')} ({_span(dims)} of {sizes.head_dim} head dims each)"
+    words += f" x {count(partition.batch_parts, 'batch part')}" if partition.batch_parts > 1 else ""
+    return words + (f" x {count(partition.context_parts, 'context part')}" if partition.context_parts > 1 else "")
+
+
+def attention_words(partition: AttentionPartition, sizes: Sizes) -> list[str]:
+    """The attention of a stage: its grid, then what its GPUs exchange."""
+    n, m = partition.head_groups, partition.dimension_segments
+    lines = [grid_words(partition, sizes)]
+    if m > 1:
+        lines.append((SCATTERED if partition.softmax == "scattered" else SUMMED) if partition.score_reduce else UNSUMMED)
+    if n > 1 and m > 1:
+        lines.append(INNER[partition.order])
+    if n * m > 1:
+        lines.append(PROJECTION[partition.output_projection])
+    if partition.sequence_parallel:
+        lines.append(SEQUENCE)
+    return lines
+
+
+def ffn_words(stage: StageChoice, sizes: Sizes) -> list[str]:
+    """The feed-forward part of a stage: dense layers' ways, then where the experts are."""
+    return [*(_mlp_words(stage) if sizes.dense else []), *(_expert_words(stage, sizes) if stage.experts else [])] or ["-"]
+
+
+def _mlp_words(stage: StageChoice) -> list[str]:
+    width = len(stage.attention_devices)
+    weights = f"MLP weights split {stage.mlp_ways} ways" if stage.mlp_ways > 1 else "MLP weights whole"
+    tokens = width // stage.mlp_ways
+    return [weights + (f", tokens split {tokens} ways" if tokens > 1 else "")]
+
+
+def _expert_words(stage: StageChoice, sizes: Sizes) -> list[str]:
+    experts = stage.experts
+    if experts is None:
+        return []
+    width = len(stage.expert_devices)
+    placed = experts.groups(sizes.experts, width)
+    held = [sum(group in groups for groups in placed) for group in range(width // experts.tensor_ways)]
+    near, side = gpus(stage.attention_devices), experts.router_side
+    lines = [FORMS[experts.form].format(gpus=gpus(stage.expert_devices), near=near, side=side)]
+    split = f"each expert split over {experts.tensor_ways} GPUs" if experts.tensor_ways > 1 else "whole experts"
+    holder = "group" if experts.tensor_ways > 1 else "GPU"
+    lines.append(f"{split}, {_span(sorted(set(held)))} of {sizes.experts} on each {holder}")
+    copies = sum(len(groups) for groups in placed) - sizes.experts
+    return [*lines, f"{count(copies, 'extra expert')} as replicas that share the load"] if copies else lines
+
+
+def _span(values: list[int]) -> str:
+    return str(values[0]) if len(values) == 1 else f"{values[0]}-{values[-1]}"
