@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from planner.report.document import Block, Text, table
 from planner.report.show import difference, objective_value
 from planner.search import Result, in_unit
@@ -28,14 +30,27 @@ TITLES = {
     "experts.router_side": "router side, experts apart",
     "experts.devices": "GPUs of the experts, experts apart",
 }
-WORDS = {"True": "yes", "False": "no"}
-PER_LINE = 4
+WORDS = {
+    "True": "yes",
+    "False": "no",
+    "row": "row (partial outputs summed)",
+    "gather": "gather (split by columns)",
+    "replicated": "replicated (repeated on each)",
+    "scattered": "scattered (split by rows)",
+    "segments_inner": "segments_inner (segments adjacent)",
+    "heads_inner": "heads_inner (head groups adjacent)",
+    "local": "local (outputs summed)",
+    "dispatch": "dispatch (all-to-all)",
+    "separate": "separate (GPUs of their own)",
+}
+WIDE = 100
 
 
 def decision_blocks(result: Result) -> tuple[Block, ...]:
-    """One row per decision: its values from best to worst, then those that no plan can have."""
-    rows = [(TITLES.get(d.name, d.name), _values(d, result), _impossible(d)) for d in result.decisions]
-    return Text(NOTE), table(("decision", "value: objective (against the best)", "no plan"), rows, wide=100), *reasons(result)
+    """One row per decision that was enumerated: its values from best to worst, then those that no plan can have."""
+    told = [d for d in result.decisions if any(v.objective is not None for v in d.values)]
+    rows = [(TITLES.get(d.name, d.name), _values(d, result), _impossible(d)) for d in told]
+    return Text(NOTE), table(("decision", "value: objective (against the best)", "no plan"), rows, wide=WIDE), *reasons(told)
 
 
 def _values(decision: Decision, result: Result) -> str:
@@ -45,14 +60,19 @@ def _values(decision: Decision, result: Result) -> str:
         unit = in_unit(result.problem, result.objective, found)
         apart = difference(unit, result.value) if result.value is not None else "-"
         cells.append(f"{WORDS.get(value, value)}: {objective_value(result.objective, unit)} ({apart})")
-    return "\n".join("; ".join(cells[at : at + PER_LINE]) for at in range(0, len(cells), PER_LINE))
+    lines = [""]
+    for cell in cells:
+        if lines[-1] and len(lines[-1]) + len(cell) + 2 > WIDE:
+            lines.append("")
+        lines[-1] += f"; {cell}" if lines[-1] else cell
+    return "\n".join(lines)
 
 
 def _impossible(decision: Decision) -> str:
     return ", ".join(WORDS.get(v.value, v.value) for v in decision.values if v.objective is None) or "-"
 
 
-def reasons(result: Result) -> tuple[Block, ...]:
+def reasons(decisions: Sequence[Decision]) -> tuple[Block, ...]:
     """Why the values of the last column have no plan."""
-    found = dict.fromkeys(v.reason for d in result.decisions for v in d.values if v.objective is None and v.reason)
+    found = dict.fromkeys(v.reason for d in decisions for v in d.values if v.objective is None and v.reason)
     return (Text(f"No plan: {'; '.join(found)}."),) if found else ()

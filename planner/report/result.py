@@ -20,7 +20,7 @@ from planner.report.evaluation import (
     time_blocks,
 )
 from planner.report.findings import findings_blocks
-from planner.report.show import count, objective_value, plain, safe_name
+from planner.report.show import count, objective_value, plain, safe_name, seconds
 from planner.report.words import plan_words
 from planner.search import Result
 
@@ -35,7 +35,7 @@ STATUS = {
 }
 OBJECTIVES = {
     "latency": {"prefill": "latency of the whole batch", "decode": "latency of one output token"},
-    "throughput": {"prefill": "tokens per second", "decode": "tokens per second"},
+    "throughput": {"prefill": "tokens per second of a steady stream of batches", "decode": "output tokens per second"},
     "cost": {"prefill": "price of the GPU time of the batch", "decode": "price of the GPU time of one step"},
 }
 RULES = "The proof and the size of the space are relative to these rules:"
@@ -120,10 +120,10 @@ def _comparisons(result: Result) -> Iterator[Section]:
     """Other plans beside the best one."""
     if result.alternatives:
         rows = [
-            (str(at), f"{a.evaluation.latency_s:.4g} s", plan_words(a.choice, result.problem.sizes))
+            (str(at), seconds(a.evaluation.latency_s), plan_words(a.choice, result.problem.sizes))
             for at, a in enumerate(result.alternatives, 2)
         ]
-        yield Section("Next best plans", (table(("rank", "latency", "plan"), rows, ("rank", "latency")),))
+        yield Section("Next best plans", (table(("rank", "latency", "plan"), rows, ("rank", "latency"), wide=90),))
     if result.hand_designed:
         yield Section("Hand-designed plans", hand_designed_blocks(result))
     if result.unrestricted is not None:
