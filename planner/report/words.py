@@ -36,7 +36,8 @@ def plan_words(choice: Choice, sizes: Sizes) -> str:
         where = "; ".join(f"{layers} on {gpus(stage.devices)}" for layers, stage in pairs)
     else:
         layers, widths = (sorted({*values}) for values in ([s.layers for s in stages], [len(s.devices) for s in stages]))
-        where = f"{_span(layers)} layers on {_span(widths)} GPUs each"
+        many = ("" if layers == [1] else "s", "" if widths == [1] else "s")
+        where = f"{_span(layers)} layer{many[0]} on {_span(widths)} GPU{many[1]} each"
     how = list(dict.fromkeys(f"{grid_words(stage.attention, sizes)}, {ffn_words(stage, sizes)[0]}" for stage in stages))
     shown = " / ".join(how if len(how) <= MOST_STAGES else [*how[:MOST_STAGES], "..."])
     return f"{count(len(stages), 'stage')} ({where}); {shown}; {batch_words(choice, sizes)}"

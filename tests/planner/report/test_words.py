@@ -48,7 +48,7 @@ def test_a_plan_is_one_line():
 
 def test_many_stages_stay_short():
     stages = tuple(StageChoice(1, (i,)) for i in range(16))
-    assert "16 stages (1 layers on 1 GPUs each)" in plan_words(Choice(1, 4, stages), SIZES)
+    assert "16 stages (1 layer on 1 GPU each)" in plan_words(Choice(1, 4, stages), SIZES)
 
 
 def test_terms_become_products():
