@@ -1,0 +1,133 @@
+"""What a program calls: from a problem or a plan, named as on the command line, to its answer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from planner.check.findings import Finding
+from planner.check.validate import check_choice
+from planner.errors import PlannerError
+from planner.evaluate.evaluation import Evaluation
+from planner.evaluate.evaluation import evaluate as price
+from planner.evaluate.setting import Setting, setting
+from planner.files import read_yaml
+from planner.graph.expand import expand
+from planner.graph.nodes import Graph
+from planner.problem import PROBLEM_SCHEMA, Problem, library_names, load_plan, load_problem
+from planner.search import Progress, Result
+from planner.search import search as find
+from planner.solve.answer import Limits
+from planner.solve.objective import Name
+from planner.solve.optimum import SpaceSearch
+from search_spaces.space import SearchSpace
+from search_spaces.stages import Choice
+
+VALIDATION_SCHEMA = "planner.validation/1"
+PlanRef = str | Path
+
+
+class NoPlanError(PlannerError):
+    """A sound no: what a plan pins contradicts the rules of its space, so there is nothing to price or to check."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A plan of a problem with every decision made; `completed` says that a search made those the plan leaves open."""
+
+    problem: Problem
+    env: Setting
+    name: str
+    choice: Choice
+    completed: bool = False
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What checking a plan found; it is valid when no finding is an error."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def valid(self) -> bool:
+        """Whether the plan is free of errors."""
+        return not any(finding.severity == "error" for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready data (`planner.validation/1`)."""
+        return {"schema": VALIDATION_SCHEMA, "valid": self.valid, "findings": [asdict(finding) for finding in self.findings]}
+
+
+def choose(plan: PlanRef | Chosen, *, sets: Sequence[str] = ()) -> Chosen:
+    """A plan with its open decisions filled in: the fastest that fits the memory, or the fastest where none fits.
+
+    Raises `InputError` for wrong input, `NoPlanError` where what the plan pins leaves nothing to choose from.
+    """
+    if isinstance(plan, Chosen):
+        return plan
+    problem, space, name = _found(plan, sets)
+    env = setting(problem.model, problem.workload, problem.cluster)
+    only = list(itertools.islice(space.choices(), 2)) if space.layout and space.size() == 1 else []
+    if len(only) == 1:
+        return Chosen(problem, env, name, only[0])
+    choice = SpaceSearch(env, space).run().choice or SpaceSearch(env, space, ignore_memory=True).run().choice
+    if choice is None:
+        raise NoPlanError(f"{name}: no plan obeys these pins and the rules of the space; leave more decisions open")
+    return Chosen(problem, env, name, choice, completed=True)
+
+
+def _found(plan: PlanRef, sets: Sequence[str]) -> tuple[Problem, SearchSpace, str]:
+    """A plan as a space; a problem in the place of a plan is the plan with everything open, so its best plan."""
+    if str(plan) in library_names() or _is_problem_file(plan):
+        problem = load_problem(plan, sets=sets)
+        return problem, problem.space, "best"
+    return load_plan(plan, sets=sets)
+
+
+def _is_problem_file(ref: PlanRef) -> bool:
+    path = Path(ref)
+    if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
+        return False
+    content = read_yaml(path)
+    return content.get("schema") == PROBLEM_SCHEMA or ("schema" not in content and {"model", "workload"} <= set(content))
+
+
+def search(
+    problem: Problem | PlanRef | Mapping[str, object],
+    *,
+    sets: Sequence[str] = (),
+    objective: Name = "latency",
+    limits: Limits | None = None,
+    top: int = 1,
+    details: bool = True,
+    progress: Progress | None = None,
+) -> Result:
+    """The best plan of a problem with its proof; a problem that nothing fits is an answer, not an error."""
+    found = problem if isinstance(problem, Problem) else load_problem(problem, sets=sets)
+    return find(found, objective=objective, limits=limits, top=top, details=details, progress=progress)
+
+
+def evaluate(plan: PlanRef | Chosen, *, sets: Sequence[str] = ()) -> Evaluation:
+    """What a plan costs: latency, critical path, Get_Time expression, time and memory of every GPU."""
+    chosen = choose(plan, sets=sets)
+    return price(chosen.env, chosen.problem.sizes, chosen.choice)
+
+
+def validate(plan: PlanRef | Chosen, *, sets: Sequence[str] = ()) -> Validation:
+    """Whether a plan is sound: structure, shapes, cycles, conservation of work, memory."""
+    chosen = choose(plan, sets=sets)
+    return Validation(tuple(check_choice(chosen.env, chosen.problem.sizes, chosen.choice)))
+
+
+def build_graph(
+    plan: PlanRef | Chosen, *, sets: Sequence[str] = (), layers: Sequence[int] | None = None, micro_batches: int | None = None
+) -> Graph:
+    """The expanded operator graph of a plan, of all layers and micro-batches unless fewer are asked for."""
+    chosen = choose(plan, sets=sets)
+    problem = chosen.problem
+    return expand(problem.model, problem.workload, problem.sizes, chosen.choice, layers=layers, micro_batches=micro_batches)

@@ -1,0 +1,129 @@
+"""Drawings of a plan: which part of its graph each view needs, priced, and written as DOT, SVG or JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from planner.errors import InputError
+
+if TYPE_CHECKING:
+    from planner.api import Chosen
+    from planner.export.views import View
+    from planner.graph.nodes import Graph
+    from planner.model import Layer
+
+WHOLE_MODEL = 2_000
+"""Layers x GPUs up to which a drawing of the whole model holds every layer."""
+FEW_LAYERS = 8
+"""Layers up to which a drawing of the communication holds every layer."""
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A part of a plan's graph with the seconds of its nodes and its longest path; `part` says in words what it is."""
+
+    graph: Graph
+    seconds: dict[str, float]
+    path: tuple[str, ...]
+    part: str
+
+
+class Drawer:
+    """Draws one plan; the parts of the graph that several views share are built once."""
+
+    def __init__(self, chosen: Chosen) -> None:
+        self.chosen = chosen
+        self._parts: dict[tuple[tuple[int, ...], bool], Priced] = {}
+
+    def dot(self, view: View, layer: int | None = None) -> str:
+        """One view as DOT."""
+        from planner.export.dot import dag_dot
+
+        chosen, priced = self.chosen, self.priced(view, layer)
+        title = f"{chosen.problem.name}:{chosen.name}, {view}: {priced.part}"
+        return dag_dot(priced.graph, priced.seconds, priced.path, view, title, chosen.problem.cluster.domain_of)
+
+    def json(self, view: View, layer: int | None = None) -> dict[str, Any]:
+        """The part of the graph that a view is drawn from."""
+        from planner.export.dot import dag_json
+
+        priced = self.priced(view, layer)
+        return {"part": priced.part, **dag_json(priced.graph, priced.seconds, priced.path)}
+
+    def views(self) -> list[View]:
+        """The views that apply to the plan's model."""
+        found: list[View] = ["model", "layer", "mha"]
+        kinds = {layer.ffn.kind for layer in self.layers}
+        return [*found, *(["mlp"] if "dense" in kinds else []), *(["moe"] if "moe" in kinds else []), "communication"]  # type: ignore[list-item]
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The model's layers."""
+        return self.chosen.problem.model.layers
+
+    def priced(self, view: View, layer: int | None) -> Priced:
+        """The part of the graph that a view shows: everything, a layer of each kind, or a single layer."""
+        if view in ("model", "communication") and layer is None:
+            gpus = sum(len(stage.devices) for stage in self.chosen.choice.stages)
+            most = WHOLE_MODEL // gpus if view == "model" else FEW_LAYERS
+            wanted = range(len(self.layers)) if len(self.layers) <= most else self._sample
+            return self._part(tuple(wanted), ends=True)
+        return self._part((self._layer(view, layer),), ends=False)
+
+    def _layer(self, view: View, layer: int | None) -> int:
+        """The layer of a view of one layer: the one asked for, or the first that has what the view shows."""
+        wanted = {"mlp": "dense", "moe": "moe"}.get(view)
+        having = [index for index, found in enumerate(self.layers) if wanted in (None, found.ffn.kind)]
+        if not having:
+            raise InputError("--view", view, f"one of {', '.join(self.views())}: no layer of {self._model} has it")
+        if layer is not None and layer not in having:
+            allowed = f"a layer from {having[0]} to {having[-1]}" + (f" with {wanted} FFN" if wanted else "")
+            raise InputError("--layer", layer, f"{allowed} of {self._model}")
+        return having[0] if layer is None else layer
+
+    @property
+    def _model(self) -> str:
+        return self.chosen.problem.model.name
+
+    @cached_property
+    def _sample(self) -> tuple[int, ...]:
+        """The first layer of every kind in every stage."""
+        kinds, found, start = self.chosen.problem.model.kind_of_layer, [], 0
+        for stage in self.chosen.choice.stages:
+            own = kinds[start : start + stage.layers]
+            found += [start + own.index(kind) for kind in dict.fromkeys(own)]
+            start += stage.layers
+        return tuple(found)
+
+    def _part(self, layers: tuple[int, ...], ends: bool) -> Priced:
+        from planner.evaluate.expanded import longest_path, price_graph
+        from planner.graph.expand import expand
+
+        if (layers, ends) not in self._parts:
+            chosen, problem = self.chosen, self.chosen.problem
+            graph = expand(
+                problem.model, problem.workload, problem.sizes, chosen.choice, layers=layers, micro_batches=1, ends=ends
+            )
+            seconds = price_graph(chosen.env, graph)
+            path = longest_path(graph, seconds).path
+            self._parts[layers, ends] = Priced(graph, seconds, path, self._words(layers))
+        return self._parts[layers, ends]
+
+    def _words(self, layers: tuple[int, ...]) -> str:
+        total, choice = len(self.layers), self.chosen.choice
+        shown = f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} of {total} layers"
+        if len(layers) == total:
+            shown = "all layers"
+        copies = f", one of {choice.replicas} replicas" if choice.replicas > 1 else ""
+        return f"{shown}, one of {choice.micro_batches} micro-batches{copies}"
+
+
+def drawings(chosen: Chosen) -> dict[str, tuple[str, bytes]]:
+    """DOT and SVG of every view that applies."""
+    from planner.export.dot import dag_svg
+
+    drawer = Drawer(chosen)
+    dots = {view: drawer.dot(view) for view in drawer.views()}
+    return {view: (dot, dag_svg(dot)) for view, dot in dots.items()}

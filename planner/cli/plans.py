@@ -1,0 +1,127 @@
+"""`evaluate`, `validate` and `dag`: what a plan costs, whether it is sound, what it looks like."""
+
+from __future__ import annotations
+
+import json
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from planner.cli.options import AsFormat, AsJson, Plan, Sets
+from planner.cli.output import Format, say, say_json, warn
+from planner.errors import InputError
+
+if TYPE_CHECKING:
+    from planner.api import Chosen
+
+
+def evaluate(plan: Plan, sets: Sets = [], format_: AsFormat = Format.table, json_: AsJson = False) -> int:  # noqa: B006
+    """Price a plan: latency, critical path, Get_Time expression, time and memory of every GPU."""
+    start = time.monotonic()
+    chosen = _chosen(plan, sets)
+    from planner.api import evaluate as price
+    from planner.report import evaluation_report
+
+    found = price(chosen)
+    if json_ or format_ == Format.json:
+        say_json({**found.to_dict(), **_about(chosen), "runtime_s": round(time.monotonic() - start, 3)})
+    else:
+        say(evaluation_report(found, chosen.choice, chosen.problem))
+    return 0
+
+
+def validate(plan: Plan, sets: Sets = [], format_: AsFormat = Format.table, json_: AsJson = False) -> int:  # noqa: B006
+    """Check a plan: structure, shapes, cycles, conservation of work, memory. Ends with 1 when it is not valid."""
+    start = time.monotonic()
+    chosen = _chosen(plan, sets)
+    from planner.api import validate as check
+    from planner.report import findings_report
+
+    found = check(chosen)
+    if json_ or format_ == Format.json:
+        say_json({**found.to_dict(), **_about(chosen), "runtime_s": round(time.monotonic() - start, 3)})
+    else:
+        say(findings_report(found.findings))
+        say(f"{chosen.problem.name}:{chosen.name} is {'valid' if found.valid else 'not valid'}")
+    return 0 if found.valid else 1
+
+
+def _chosen(plan: str, sets: list[str]) -> Chosen:
+    from planner.api import choose
+
+    chosen = choose(plan, sets=sets)
+    if chosen.completed:
+        made = f"{chosen.choice.micro_batches} micro-batches, {len(chosen.choice.stages)} stages"
+        warn(f"note: {chosen.name} leaves decisions open; they were completed by search ({made})")
+    return chosen
+
+
+def _about(chosen: Chosen) -> dict[str, Any]:
+    """Which plan an answer is about."""
+    from planner.plan import choice_to_dict
+
+    return {
+        "problem": chosen.problem.name,
+        "name": chosen.name,
+        "completed": chosen.completed,
+        "plan": choice_to_dict(chosen.choice, chosen.problem.sizes),
+    }
+
+
+class View(StrEnum):
+    """What part of a plan is drawn."""
+
+    model = "model"
+    layer = "layer"
+    mha = "mha"
+    mlp = "mlp"
+    moe = "moe"
+    communication = "communication"
+
+
+class Drawing(StrEnum):
+    """How a graph is written."""
+
+    dot = "dot"
+    svg = "svg"
+    json = "json"
+
+
+def dag(
+    plan: Plan,
+    view: Annotated[View, typer.Option(help="The part that is drawn.")] = View.layer,
+    layer: Annotated[
+        int | None, typer.Option(metavar="N", help="The layer that is drawn.", show_default="the first that has the view")
+    ] = None,
+    as_: Annotated[Drawing | None, typer.Option("--as", help="The format.", show_default="as FILE ends, else dot")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The file.", show_default="standard output")
+    ] = None,
+    sets: Sets = [],  # noqa: B006  # typer copies it
+) -> int:
+    """Draw the operator graph of a plan: which GPU runs which operator on which shard, and what joins them."""
+    ending = out.suffix.lower().removeprefix(".") if out is not None else ""
+    form = as_ or (Drawing(ending) if ending in list(Drawing) else Drawing.dot)
+    if out is not None and not out.absolute().parent.is_dir():
+        raise InputError("--output", str(out), "a file in a folder that exists")
+    from planner.cli.drawing import Drawer
+    from planner.files import write_bytes_atomic
+
+    drawer = Drawer(_chosen(plan, sets))
+    if form == Drawing.json:
+        text = json.dumps(drawer.json(view.value, layer), indent=1, ensure_ascii=False)
+    else:
+        text = drawer.dot(view.value, layer)
+    if form == Drawing.svg:
+        from planner.export.dot import dag_svg
+
+        text = dag_svg(text).decode()
+    if out is None:
+        say(text.rstrip("\n"))
+    else:
+        write_bytes_atomic(out, (text.rstrip("\n") + "\n").encode())
+        warn(f"written to {out}")
+    return 0

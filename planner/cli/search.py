@@ -1,0 +1,188 @@
+"""`search`: the best plan of a problem with its proof, or of every library problem."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from planner.cli.options import AsFormat, AsJson, Sets
+from planner.cli.output import Format, Progress, say, say_json
+from planner.errors import InputError
+
+if TYPE_CHECKING:
+    from planner.problem import Problem
+    from planner.search import Result
+
+RESULTS_SCHEMA = "planner.results/1"
+CODES = {"optimal": 0, "feasible": 0, "infeasible": 1, "timeout": 3}
+INTERRUPTED = 130
+
+
+class ObjectiveName(StrEnum):
+    """What is optimized."""
+
+    latency = "latency"
+    throughput = "throughput"
+    cost = "cost"
+
+
+ProblemName = Annotated[
+    str | None, typer.Argument(metavar="PROBLEM", help="A library name, or a path to a problem file.", show_default=False)
+]
+Part = Annotated[str | None, typer.Option(show_default=False)]
+
+
+def search(
+    problem: ProblemName = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every problem of the library.")] = False,
+    model: Annotated[str | None, typer.Option(help="A model's name, its config.json or folder, or our own file.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="NODESxGPUS-KIND such as 2x8-h100, a name, or a file.")] = None,
+    workload: Annotated[
+        str | None, typer.Option(help="prefill:batch=B,prompt=TOKENS or decode:batch=B,context=TOKENS, or a file.")
+    ] = None,
+    space: Annotated[str | None, typer.Option(help="full, or the problem whose space is taken.")] = None,
+    sets: Sets = [],  # noqa: B006  # typer copies it
+    objective: Annotated[ObjectiveName, typer.Option(help="What is optimized.")] = ObjectiveName.latency,
+    top: Annotated[int, typer.Option(min=1, max=1000, metavar="K", help="How many plans to show.")] = 1,
+    time_limit: Annotated[
+        float | None, typer.Option(metavar="S", help="Seconds after which the best plan so far is taken.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, metavar="N", help="Seed of the solver.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, max=256, metavar="N", help="Threads of the solver.")] = 2,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the run to DIR/<problem>/.", show_default=False)
+    ] = None,
+    format_: AsFormat = Format.table,
+    json_: AsJson = False,
+) -> int:
+    """Find the best plan of a problem, prove it, and compare it with the plans people designed.
+
+    PROBLEM is a library name or a file; without it the problem is composed of --model, --workload and --cluster.
+    """
+    if time_limit is not None and not 0 < time_limit < math.inf:
+        raise InputError("--time-limit", time_limit, "a number of seconds above 0")
+    parts = {"model": model, "cluster": cluster, "workload": workload, "space": space}
+    problems = _problems(problem, all_, sets, parts)
+    _check_folder(out)
+
+    from planner.solve.answer import Limits
+    from planner.solve.preload import preload
+
+    preload()
+    limits = Limits(seconds=time_limit or math.inf, workers=workers, seed=seed)
+    as_json = json_ or format_ == Format.json
+    answers: list[tuple[Result, float]] = []
+    for found, seconds in _answers(problems, objective.value, limits, top):
+        answers.append((found, seconds))
+        folder = _write(found, out, seconds) if out is not None else None
+        if not as_json and not all_:
+            _tell(found, seconds, None if sets or any(parts.values()) else problem, folder)
+    if as_json:
+        told = [{**found.to_dict(), "runtime_s": round(seconds, 3)} for found, seconds in answers]
+        say_json({"schema": RESULTS_SCHEMA, "results": told} if all_ else told[0])
+    elif all_:
+        _tell_all(answers)
+    if any(found.interrupted for found, _ in answers):
+        return INTERRUPTED
+    codes = [CODES[found.status] for found, _ in answers]
+    return max((code for code in codes if code != 1), default=0) if all_ else codes[0]
+
+
+def _problems(name: str | None, every: bool, sets: list[str], parts: dict[str, str | None]) -> list[Problem]:
+    """The problems that are asked for, all of them read before any is searched."""
+    from planner.problem import library_names, load_problem
+
+    given = [f"--{part}" for part, value in parts.items() if value is not None]
+    if every:
+        if name is not None or given:
+            raise InputError("--all", name or given[0], "given alone: it stands for every problem of the library")
+        return [load_problem(known, sets=sets) for known in library_names()]
+    if name is None and not given:
+        raise InputError(
+            "PROBLEM", "missing", f"one of {', '.join(library_names())}, a file, --all, or --model with --workload"
+        )
+    return [load_problem(name, sets=sets, **parts)]
+
+
+def _check_folder(out: Path | None) -> None:
+    """Refuse a folder that cannot be written before time is spent on the search."""
+    if out is not None and any(place.exists() and not place.is_dir() for place in (out, *out.parents)):
+        raise InputError("--out", str(out), "a folder, or a path where one can be made")
+
+
+def _answers(problems: list[Problem], objective: Any, limits: Any, top: int) -> Iterator[tuple[Result, float]]:
+    """Every problem's result with the seconds it took."""
+    from planner.search import search as find
+
+    for problem in problems:
+        start, progress = time.monotonic(), Progress(problem.name)
+        try:
+            found = find(problem, objective=objective, limits=limits, top=top, progress=progress)
+        finally:
+            progress.done()
+        yield found, time.monotonic() - start
+        if found.interrupted:
+            return
+
+
+def _tell(found: Result, seconds: float, ref: str | None, folder: Path | None) -> None:
+    """The report of one search; `ref` is the problem as it was written, for the command that draws its best plan.
+
+    A problem that was changed or composed on the command line has no such name: its stored result stands for it.
+    """
+    from planner.report import safe_name, search_report
+
+    stored = (folder or Path("runs") / safe_name(found.problem.name)) / "result.json"
+    say(search_report(found, ref if ref is not None and folder is None else str(stored)))
+    if folder is not None:
+        say(f"\nwritten to {folder}")
+    elif ref is None and found.choice is not None:
+        say(f"  (the same search with `--out runs` stores {stored})")
+    say(f"\nruntime_s: {seconds:.2f}")
+
+
+def _write(found: Result, out: Path, seconds: float) -> Path:
+    """Store a run with the drawings of its plan; the times of this machine go to `run.json` alone."""
+    import os
+    import platform
+
+    from planner.api import Chosen
+    from planner.cli.drawing import drawings
+    from planner.evaluate.setting import setting
+    from planner.store import write_run
+
+    problem, views = found.problem, {}
+    if found.choice is not None:
+        env = setting(problem.model, problem.workload, problem.cluster)
+        views = drawings(Chosen(problem, env, "best", found.choice))
+    facts = {
+        "runtime_s": round(seconds, 3),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - seconds)),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+    }
+    return write_run(found, out, views, facts)
+
+
+def _tell_all(answers: list[tuple[Result, float]]) -> None:
+    """One row per problem."""
+    from planner.cli.output import table
+    from planner.report.show import objective_value
+    from planner.report.words import plan_words
+
+    rows = []
+    for found, seconds in answers:
+        plan = "-" if found.choice is None else plan_words(found.choice, found.problem.sizes)
+        value = "-" if found.value is None else objective_value(found.objective, found.value)
+        hand = [
+            f"{h.name} x{h.ratio_to_best:.3f}" if h.ratio_to_best else f"{h.name} fits nowhere" for h in found.hand_designed
+        ]
+        rows.append((found.problem.name, found.status, value, ", ".join(hand), f"{seconds:.1f}", plan))
+    say(table(["problem", "status", answers[0][0].objective, "hand-designed plans", "runtime_s", "best plan"], rows))
