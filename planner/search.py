@@ -13,9 +13,10 @@ from planner.evaluate.evaluation import Evaluation, evaluate
 from planner.evaluate.setting import Setting, setting
 from planner.plan import choice_to_dict
 from planner.problem import Problem, problem_to_dict
+from planner.solve.answer import Limits, Optimum
 from planner.solve.decisions import Decision, decision_tables
 from planner.solve.objective import Name
-from planner.solve.optimum import Limits, Optimum, SpaceSearch
+from planner.solve.optimum import SpaceSearch
 from search_spaces.space import SearchSpace
 from search_spaces.stages import Choice
 
@@ -36,7 +37,8 @@ class PlanReading:
 @dataclass(frozen=True)
 class HandDesigned:
     """A hand-designed plan: as written (one micro-batch unless it says otherwise), with the fewest micro-batches that fit,
-    and completed as well as its pins allow; `ratio_to_best` is the latter over the best plan (1 or more)."""
+    and completed as well as its pins allow; `ratio_to_best` is the latter over the best plan (1 or more).
+    """
 
     name: str
     note: str
@@ -103,7 +105,9 @@ class Result:
             "schema": SCHEMA, "status": self.status, "objective": objective, "space": space,
             "problem": problem_to_dict(self.problem),
             "plan": plan_dict(self.choice, self.problem), "evaluation": self.evaluation.to_dict() if self.evaluation else None,
-            "alternatives": [{"plan": plan_dict(a.choice, self.problem), "evaluation": a.evaluation.to_dict()} for a in self.alternatives],
+            "alternatives": [
+                {"plan": plan_dict(a.choice, self.problem), "evaluation": a.evaluation.to_dict()} for a in self.alternatives
+            ],
             "decisions": [asdict(decision) for decision in self.decisions],
             "hand_designed": [hand_designed_dict(h, self.problem) for h in self.hand_designed],
             "unrestricted": None if self.unrestricted is None else {
@@ -170,7 +174,9 @@ def search(
     if optimum.choice is None:
         reason = infeasibility(problem, env, optimum, objective, limits)
         status = "infeasible" if optimum.complete else "timeout"
-        return Result(problem, objective, status, None, None, None, size, optimum, None, None, (), (), (), None, reason, limits.seed)
+        return Result(
+            problem, objective, status, None, None, None, size, optimum, None, None, (), (), (), None, reason, limits.seed
+        )
     value, bound = in_unit(problem, objective, optimum.value), in_unit(problem, objective, optimum.bound)
     gap = abs(bound - value) / abs(value)
     details = details and not optimum.interrupted
@@ -249,7 +255,9 @@ def _as_written(problem: Problem, env: Setting, space: SearchSpace, objective: N
         return PlanReading(None, None, 0, "no micro-batch of that size can be split as the plan says")
     found = evaluate(env, problem.sizes, lenient.choice)
     worst = max(found.devices, key=lambda d: d.memory.total_bytes - d.memory.capacity_bytes)
-    return PlanReading(lenient.choice, in_unit(problem, objective, lenient.value), round(optimum.excess_bytes), f"GPU {worst.rank}")
+    return PlanReading(
+        lenient.choice, in_unit(problem, objective, lenient.value), round(optimum.excess_bytes), f"GPU {worst.rank}"
+    )
 
 
 def infeasibility(problem: Problem, env: Setting, optimum: Optimum, objective: Name, limits: Limits) -> Infeasibility:

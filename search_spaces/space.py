@@ -247,7 +247,9 @@ class SearchSpace:
     def _count_apart(self, attention: int, experts: int, sequences: int) -> int:
         key = (attention, experts, 0)
         if key not in self._needed:
-            self._needed[key] = Counter(self._needs(option, attention) for option in self.separate_options(attention, experts, 0))
+            self._needed[key] = Counter(
+                self._needs(option, attention) for option in self.separate_options(attention, experts, 0)
+            )
         return sum(count for needs, count in self._needed[key].items() if self._splits(needs, sequences))
 
     @cached_property

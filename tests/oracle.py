@@ -6,6 +6,7 @@ import math
 import random
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 
 from planner.cluster import Cluster, Domain, Link
 from planner.clusters import load_cluster
@@ -45,7 +46,7 @@ def latency(env: Setting, space: SearchSpace, choice: Choice) -> float:
         if memory > env.cluster.kind_of(stage.devices[0]).memory_bytes:
             return math.inf
     places = [stage.devices for stage in choice.stages]
-    sends = [send_seconds(env, a, b, sequences) for a, b in zip(places, places[1:], strict=False)]
+    sends = [send_seconds(env, a, b, sequences) for a, b in pairwise(places)]
     decode = sizes.phase == "decode"
     if decode:
         if len(places) > 1:
@@ -119,9 +120,22 @@ def random_problem(seed: int) -> tuple[Setting, SearchSpace]:
     moe, latent = rng.random() < 0.4, rng.random() < 0.15
     kv = rng.choice([1, 2, 3])
     heads = kv * rng.choice([1, 2, 3])
-    attention: dict[str, object] = {"heads": heads, "kv_heads": kv, "head_dim": rng.choice([8, 64]), "causal": rng.random() < 0.5}
+    attention: dict[str, object] = {
+        "heads": heads,
+        "kv_heads": kv,
+        "head_dim": rng.choice([8, 64]),
+        "causal": rng.random() < 0.5,
+    }
     if latent:
-        attention = {"kind": "mla", "heads": heads, "q_lora_rank": 64, "kv_lora_rank": 32, "nope_dim": 16, "rope_dim": 8, "v_head_dim": 16}
+        attention = {
+            "kind": "mla",
+            "heads": heads,
+            "q_lora_rank": 64,
+            "kv_lora_rank": 32,
+            "nope_dim": 16,
+            "rope_dim": 8,
+            "v_head_dim": 16,
+        }
     experts = rng.choice([2, 3, 4])
     ffn = {"kind": "dense", "hidden": rng.choice([256, 4096, 1000]), "activation": rng.choice(["silu", "gelu"])}
     if moe:
@@ -142,7 +156,11 @@ def random_problem(seed: int) -> tuple[Setting, SearchSpace]:
         workload = Workload("decode", batch, context=rng.choice([15, 4000]), logits="none" if spec["vocab"] == 0 else "last")
     tight = 0
     if rng.random() < 0.5:
-        used = rng.choice([0.75e9, 1.19e9]) + model.parameters * 2 * rng.choice([0.02, 0.2, 0.4, 0.7, 1.2]) + rng.choice([0, 1e6, 2e7])
+        used = (
+            rng.choice([0.75e9, 1.19e9])
+            + model.parameters * 2 * rng.choice([0.02, 0.2, 0.4, 0.7, 1.2])
+            + rng.choice([0, 1e6, 2e7])
+        )
         tight = int(used)
     cluster = small_cluster(name, rng.choice([2, 4]), tight)
     attention_domain = AttentionDomain(

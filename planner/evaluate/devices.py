@@ -74,8 +74,9 @@ def stage_devices(env: Setting, sizes: Sizes, choice: Choice, index: int) -> tup
 
 
 def _side(devices: tuple[int, ...]) -> _Side:
-    zeros = [np.zeros(len(devices)) for _ in range(7)]
-    return _Side(devices, *zeros[:6], {store: np.zeros(len(devices)) for store in Store}, zeros[6])
+    busy, sent, flops, weights, cache, peak, waiting = (np.zeros(len(devices)) for _ in range(7))
+    at_peak = {store: np.zeros(len(devices)) for store in Store}
+    return _Side(devices, busy, sent, flops, weights, cache, peak, at_peak, waiting)
 
 
 def _add(env: Setting, side: _Side, role: Role, count: int) -> None:
@@ -146,7 +147,10 @@ class _Builder:
         for layer, count in self.layers:
             spec = layer.layer.attention
             signature = signature_of(self.stage.attention, self.env.workload.phase)
-            yield attention_role(ctx, layer.layer, signature, attention_device_rows(self.stage, spec, self.sequences, decode)), count
+            yield (
+                attention_role(ctx, layer.layer, signature, attention_device_rows(self.stage, spec, self.sequences, decode)),
+                count,
+            )
             if not layer.moe:
                 yield mlp_role(ctx, layer.layer, rows), count
                 continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from planner.evaluate.capacity import over_capacity
@@ -14,7 +14,7 @@ from planner.evaluate.waves import waves_path
 from planner.model import ModelSpec
 from planner.workload import Workload
 from search_spaces.sizes import Sizes
-from search_spaces.stages import Choice
+from search_spaces.stages import Choice, replica_stride
 
 SCHEMA = "planner.evaluation/1"
 
@@ -79,10 +79,12 @@ def evaluate(env: Setting, sizes: Sizes, choice: Choice) -> Evaluation:
     """Price one plan; the choice must be sound (see `planner.check`)."""
     path: CriticalPath = (waves_path if choice.stages[0].separate else linear_path)(env, sizes, choice)
     reports, total = [], 0.0
-    for stage_index, stage in enumerate(choice.stages):
-        for bill in stage_devices(env, sizes, choice, stage_index):
+    stride = replica_stride(sizes, choice.replicas) or 0
+    for index in range(len(choice.stages)):
+        for bill in stage_devices(env, sizes, choice, index):
             total += bill.flops * choice.micro_batches * choice.replicas
-            reports.append(_report(env, bill, choice.micro_batches, path))
+            report = _report(env, bill, choice.micro_batches, path)
+            reports += [replace(report, rank=report.rank + copy * stride) for copy in range(choice.replicas)]
     tokens = env.workload.batch * env.query_length
     model = model_flops(env.model, env.workload)
     used = sorted(rank for stage in choice.stages for rank in stage.devices)
@@ -97,10 +99,13 @@ def evaluate(env: Setting, sizes: Sizes, choice: Choice) -> Evaluation:
 
 def _report(env: Setting, bill: DeviceBill, micro_batches: int, path: CriticalPath) -> DeviceReport:
     busy, sent = bill.busy_s * micro_batches, bill.communication_s * micro_batches
-    items = [round(x) for x in (bill.weights, bill.cache, bill.activation, bill.scores, bill.logits)]
+    weights, cache, activation, scores, logits = (
+        round(x) for x in (bill.weights, bill.cache, bill.activation, bill.scores, bill.logits)
+    )
     buffers, reserve = round(bill.communication_bytes), round(bill.reserve)
-    total = sum(items) + buffers + reserve
-    memory = Memory(*items, 0, 0, buffers, reserve, total, env.cluster.kind_of(bill.rank).memory_bytes)
+    total = weights + cache + activation + scores + logits + buffers + reserve
+    capacity = env.cluster.kind_of(bill.rank).memory_bytes
+    memory = Memory(weights, cache, activation, scores, logits, 0, 0, buffers, reserve, total, capacity)
     return DeviceReport(bill.rank, busy, sent, max(path.latency_s - busy - sent, 0.0), memory)
 
 
@@ -120,10 +125,8 @@ def model_flops(model: ModelSpec, workload: Workload) -> float:
         a = layer.attention
         limit = min(x for x in (workload.kv_length, a.window, a.chunk, a.indexer.top_k if a.indexer else None) if x is not None)
         q = workload.query_length
-        if workload.phase == "prefill" and a.causal:
-            pairs = limit * (limit + 1) / 2 + (q - limit) * limit
-        else:
-            pairs = float(q * limit)
+        causal = workload.phase == "prefill" and a.causal
+        pairs = limit * (limit + 1) / 2 + (q - limit) * limit if causal else float(q * limit)
         total += 2.0 * workload.batch * a.heads * pairs * (a.head_dim + a.v_head_dim)
     if model.vocab and workload.logits != "none":
         rows = tokens if workload.logits == "all" else workload.batch

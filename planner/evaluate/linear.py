@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.evaluate.pipeline import crossing_fraction, feedback_seconds, makespan, send_seconds, transfer_bytes
+from planner.evaluate.pipeline import (
+    TOKEN_ID_BYTES,
+    crossing_fraction,
+    feedback_seconds,
+    makespan,
+    send_seconds,
+    transfer_bytes,
+)
 from planner.evaluate.runs import RoleRun, StageRuns
 from planner.evaluate.setting import Setting
 from planner.evaluate.term import sum_terms, times, transfer_term
@@ -72,10 +79,11 @@ def _sends(env: Setting, choice: Choice, sequences: int) -> list[_Machine]:
         term = transfer_term(sent, received, len(a.devices), len(b.devices), crossing)
         found.append(_machine(env, f"send {index}-{index + 1}", index, a.devices, term, seconds))
     if env.workload.phase == "decode" and len(choice.stages) > 1:
-        a, b = choice.stages[-1].devices[-1:], choice.stages[0].devices[:1]
-        amount = float(sequences * 4)
-        term = transfer_term(amount, amount, 1, 1, crossing_fraction(env.cluster.domain_of, a, b))
-        found.append(_machine(env, "token feedback", len(choice.stages) - 1, a, term, feedback_seconds(env, a, b, sequences)))
+        last, first = choice.stages[-1].devices[-1:], choice.stages[0].devices[:1]
+        amount = float(sequences * TOKEN_ID_BYTES)
+        term = transfer_term(amount, amount, 1, 1, crossing_fraction(env.cluster.domain_of, last, first))
+        seconds = feedback_seconds(env, last, first, sequences)
+        found.append(_machine(env, "token feedback", len(choice.stages) - 1, last, term, seconds))
     return found
 
 

@@ -20,7 +20,8 @@ from search_spaces.attention import AttentionPartition, kv_heads_of_groups
 @dataclass(frozen=True, slots=True)
 class PartitionTable:
     """Partitions as columns, one entry per class of head group that may be the slowest: (heads, KV heads) that no other
-    class exceeds in both. `owner` is the partition of each entry; entries of one partition are neighbours."""
+    class exceeds in both. `owner` is the partition of each entry; entries of one partition are neighbours.
+    """
 
     owner: Ints
     columns: dict[str, Ints]

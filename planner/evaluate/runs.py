@@ -112,7 +112,9 @@ class StageRuns:
         """Rows of a mixture: one per different group of experts."""
         table = moe_table(layer.layer.ffn, [(self._experts, len(self.far))], layer.load)
         entry = np.arange(table.owner.size)
-        tokens, ways, shards = (self._full(x, entry) for x in (self.sequences * self.env.query_length, len(self.near), self.shards))
+        tokens, ways, shards = (
+            self._full(x, entry) for x in (self.sequences * self.env.query_length, len(self.near), self.shards)
+        )
         return moe_rows(table, entry, tokens, ways, shards, layer.layer.ffn.top_k)
 
     def _full(self, value: int, like: Ints) -> Ints:

@@ -115,7 +115,8 @@ class Cases:
 @dataclass(frozen=True)
 class ExpertSide:
     """One mixture layer with its experts apart, per case [N]: bills of routing, return and experts, seconds of transfers,
-    and the bytes that the fullest expert GPU receives for one micro-batch."""
+    and the bytes that the fullest expert GPU receives for one micro-batch.
+    """
 
     route: Bill
     finish: Bill
@@ -126,8 +127,12 @@ class ExpertSide:
 
     def take(self, index: Ints) -> ExpertSide:
         """Some cases, in the order of `index`."""
-        bills = (Bill(*(getattr(bill, f.name)[index] for f in fields(Bill))) for bill in (self.route, self.finish, self.experts))
-        return ExpertSide(*bills, self.dispatch[index], self.combine[index], self.arrived[index])
+
+        def taken(bill: Bill) -> Bill:
+            return Bill(*(getattr(bill, f.name)[index] for f in fields(Bill)))
+
+        times = self.dispatch[index], self.combine[index]
+        return ExpertSide(taken(self.route), taken(self.finish), taken(self.experts), times[0], times[1], self.arrived[index])
 
 
 def expert_side(env: Setting, layer: LayerKind, cases: Cases) -> ExpertSide:
@@ -225,7 +230,8 @@ def separate_price(
     """Add the layers up to tasks and bytes. `far` has an entry per mixture kind, `resident` the sequences in the cache."""
     tasks, dispatch, experts, combine = [near.embedding.seconds], [], [], []
     weights = [near.embedding.weights + (0.0 if env.model.tied_embeddings else 1.0) * near.head.weights]
-    peak, cache, sent, far_weights, far_peak = near.embedding.peak, np.zeros(near.head.peak.shape), near.head.sent, 0.0, 0.0
+    peak, cache, sent = near.embedding.peak, np.zeros(near.head.peak.shape), near.head.sent
+    far_weights, far_peak = np.zeros(near.head.peak.shape), np.zeros(near.head.peak.shape)
     arrived = np.zeros(near.head.peak.shape)
     for kind in env.kind_of_layer:
         block, dense = near.attention[kind], near.dense[kind]
@@ -249,7 +255,9 @@ def separate_price(
             weights.append(bill.weights)
             peak, cache, sent = np.maximum(peak, bill.peak), cache + bill.cache, sent + bill.sent
     tasks[-1] = tasks[-1] + near.head.seconds
-    near_bytes = np.sum(weights, axis=0) + np.maximum(peak, near.head.peak) + cache * resident + fixed_bytes(env, cases.attention_kind)
+    near_bytes = (
+        np.sum(weights, axis=0) + np.maximum(peak, near.head.peak) + cache * resident + fixed_bytes(env, cases.attention_kind)
+    )
     far_bytes = far_weights + far_peak + TRANSFER_BUFFERS * 2.0 * arrived + fixed_bytes(env, cases.expert_kind)
     times = Times(np.array(tasks), np.array(dispatch), np.array(experts), np.array(combine))
     return SeparatePrice(times, near_bytes, _held_bytes(env, cases), np.asarray(far_bytes), np.asarray(sent))

@@ -140,4 +140,3 @@ def stage_price(v: StageView, spans: Intervals) -> StagePrice:
     memory = total[1] + total[3] + total[4] * v.resident[None, :, None] + v.fixed_bytes
     memory = memory + np.where(spans.first, 0.0, v.boundary_bytes)[:, None, None]
     return StagePrice(total[0], memory, total[2])
-

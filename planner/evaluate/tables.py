@@ -70,7 +70,8 @@ class Block:
 @dataclass(frozen=True)
 class StageTable:
     """Bills of a block: attention per layer kind [sites, batches, A]; FFN per layer kind [sites, batches, R, F];
-    embedding, receive and head [sites, batches, R] (None where the model has none)."""
+    embedding, receive and head [sites, batches, R] (None where the model has none).
+    """
 
     block: Block
     attention: tuple[Bill, ...]

@@ -41,7 +41,10 @@ def waves_path(env: Setting, sizes: Sizes, choice: Choice) -> CriticalPath:
             count = counts.get((machine, position), 0)
             if count:
                 task = tasks[machine][position]
-                items += [Item(i.op, i.layer, i.stage, i.device, i.term, i.count * count, i.seconds * count, i.source) for i in task.items]
+                items += [
+                    Item(i.op, i.layer, i.stage, i.device, i.term, i.count * count, i.seconds * count, i.source)
+                    for i in task.items
+                ]
                 terms.append(times(count, task.term))
     slack = tuple((f"{NAMES[m]} GPUs", latency - load) for m, load in enumerate(loads))
     return CriticalPath(latency, tuple(items), " + ".join(_merge(terms)), slack)
@@ -103,7 +106,9 @@ def _transfers(env: Setting, runs: StageRuns, kind: int, position: int) -> tuple
     return found[0], found[1]
 
 
-def _longest(tasks: tuple[list[Task], ...], micro_batches: int, in_flight: int) -> tuple[float, dict[tuple[int, int], int], list[float]]:
+def _longest(
+    tasks: tuple[list[Task], ...], micro_batches: int, in_flight: int
+) -> tuple[float, dict[tuple[int, int], int], list[float]]:
     """Latency, how often each (machine, position) is on the longest path, and the load of each machine."""
     free: list[tuple[float, int]] = [(0.0, -1)] * 4
     nodes: list[tuple[int, int, int]] = []  # machine, position, predecessor

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from planner.graph.context import RoleContext
 from planner.graph.ops import AttentionDims, Group, Kind, Layout, Op, Role, Shard, Size, Store, Tensor
@@ -83,7 +84,9 @@ def _shape(ctx: RoleContext, spec: Attention, signature: AttentionSignature, row
     stride = np.where(rows.heads_inner == 1, rows.groups, 1)
     return _Shape(
         sequences, q_len, tokens, residual, qk, v, own_heads,
-        Group("tokens", 1, holders), Group("segments", stride, rows.segments), Group("context", rows.tensor, rows.context_parts),
+        Group("tokens", 1, holders),
+        Group("segments", stride, rows.segments),
+        Group("context", rows.tensor, rows.context_parts),
     )  # fmt: skip
 
 
@@ -111,8 +114,8 @@ def _projections(ctx: RoleContext, spec: Attention, rows: AttentionRows, s: _Sha
         source = ("qk_normed",) if spec.qk_norm != "none" else ("q", "k")
         yield ctx.elementwise("rope", source, replace(queries_keys, name="rotated"))
     if ctx.keeps_cache:
-        width = rows.kv_heads * (np.asarray(s.qk) + s.v)
-        yield ctx.elementwise("kv_write", (*_queries_keys(spec), "v"), _written(ctx, rows, s, width))
+        kept: Size = rows.kv_heads * (np.asarray(s.qk) + s.v)
+        yield ctx.elementwise("kv_write", (*_queries_keys(spec), "v"), _written(ctx, rows, s, kept))
 
 
 def _latent_projections(ctx: RoleContext, spec: Attention, rows: AttentionRows, s: _Shape) -> Iterator[Op]:
@@ -123,19 +126,29 @@ def _latent_projections(ctx: RoleContext, spec: Attention, rows: AttentionRows, 
     hidden, rank, rope = ctx.model.hidden, spec.kv_lora_rank, spec.rope_dim
     width = rows.heads * s.qk
     if spec.q_lora_rank is None:
-        yield _matmul(ctx, "q_proj", ("xg",), ctx.tensor("q", s.tokens, width), hidden, (ctx.shard("q", "attention", hidden, width),))
+        yield _matmul(
+            ctx, "q_proj", ("xg",), ctx.tensor("q", s.tokens, width), hidden, (ctx.shard("q", "attention", hidden, width),)
+        )
     else:
         low = spec.q_lora_rank
-        yield _matmul(ctx, "q_a_proj", ("xg",), ctx.tensor("qa", s.tokens, low), hidden, (ctx.shard("q_a", "attention", hidden, low),))
+        yield _matmul(
+            ctx, "q_a_proj", ("xg",), ctx.tensor("qa", s.tokens, low), hidden, (ctx.shard("q_a", "attention", hidden, low),)
+        )
         yield ctx.norm("q_a_norm", "qa", ctx.tensor("qan", s.tokens, low))
-        yield _matmul(ctx, "q_b_proj", ("qan",), ctx.tensor("q", s.tokens, width), low, (ctx.shard("q_b", "attention", low, width),))
+        yield _matmul(
+            ctx, "q_b_proj", ("qan",), ctx.tensor("q", s.tokens, width), low, (ctx.shard("q_b", "attention", low, width),)
+        )
     latent = ctx.tensor("kva", s.tokens, rank + rope)
     yield _matmul(ctx, "kv_a_proj", ("xg",), latent, hidden, (ctx.shard("kv_a", "attention", hidden, rank + rope),))
     yield ctx.norm("kv_a_norm", "kva", ctx.tensor("kvan", s.tokens, rank))
     yield ctx.elementwise("rope", ("q", "kva"), ctx.tensor("rotated", s.tokens, (rows.heads + 1) * rope))
     if ctx.keeps_cache:
         yield ctx.elementwise("kv_write", ("kvan", "rotated"), _written(ctx, rows, s, rank + rope))
-    nope = np.asarray(s.qk) - rope if rows.segments.max(initial=1) == 1 else 2 * share(spec.nope_dim // 2, rows.segments, rows.segment)
+    nope = (
+        np.asarray(s.qk) - rope
+        if rows.segments.max(initial=1) == 1
+        else 2 * share(spec.nope_dim // 2, rows.segments, rows.segment)
+    )
     up = ctx.shard("kv_b", "attention", rank, rows.heads * (nope + s.v))
     if spec.indexer is not None:
         yield from _indexer(ctx, spec, s)
@@ -143,7 +156,18 @@ def _latent_projections(ctx: RoleContext, spec: Attention, rows: AttentionRows, 
         yield _matmul(ctx, "kv_b_proj", ("kvan",), ctx.tensor("kv", s.tokens, rows.heads * (nope + s.v)), rank, (up,))
     else:
         absorbed = ctx.tensor("ql", s.tokens, rows.heads * rank)
-        yield Op("q_absorb", Kind.MATMUL, ("q",), absorbed, ctx.dtype, m=s.tokens, k=spec.nope_dim, n=rank, batch=rows.heads, weights=(up,))
+        yield Op(
+            "q_absorb",
+            Kind.MATMUL,
+            ("q",),
+            absorbed,
+            ctx.dtype,
+            m=s.tokens,
+            k=spec.nope_dim,
+            n=rank,
+            batch=rows.heads,
+            weights=(up,),
+        )
 
 
 def _indexer(ctx: RoleContext, spec: Attention, s: _Shape) -> Iterator[Op]:
@@ -153,7 +177,9 @@ def _indexer(ctx: RoleContext, spec: Attention, s: _Shape) -> Iterator[Op]:
         return
     hidden, low, width = ctx.model.hidden, spec.q_lora_rank or ctx.model.hidden, index.heads * index.head_dim
     source = "qan" if spec.q_lora_rank else "xg"
-    yield _matmul(ctx, "index_q", (source,), ctx.tensor("iq", s.tokens, width), low, (ctx.shard("index_q", "attention", low, width),))
+    yield _matmul(
+        ctx, "index_q", (source,), ctx.tensor("iq", s.tokens, width), low, (ctx.shard("index_q", "attention", low, width),)
+    )
     keys = ctx.tensor("ik", s.tokens, index.head_dim)
     yield _matmul(ctx, "index_k", ("xg",), keys, hidden, (ctx.shard("index_k", "attention", hidden, index.head_dim),))
     normed = ctx.tensor("ikn", s.tokens, index.head_dim)
@@ -162,9 +188,12 @@ def _indexer(ctx: RoleContext, spec: Attention, s: _Shape) -> Iterator[Op]:
     yield _matmul(ctx, "index_w", ("xg",), heads, hidden, (ctx.shard("index_w", "attention", hidden, index.heads),))
     kv_len = ctx.workload.kv_length
     scores = Tensor("index_scores", (s.tokens, kv_len), "fp32", store=Store.SCORES)
-    yield Op("index_score", Kind.MATMUL, ("iq", "ikn", "iw"), scores, "fp8", m=s.q_len * index.heads, k=index.head_dim, n=kv_len,
+    yield Op("index_score", Kind.MATMUL, ("iq", "ikn", "iw"), scores, "fp8",
+             m=s.q_len * index.heads, k=index.head_dim, n=kv_len,
              batch=s.sequences)  # fmt: skip
-    yield ctx.elementwise("index_top_k", ("index_scores",), Tensor("picked", (s.tokens, min(index.top_k, kv_len)), "fp32"), passes=2.0)
+    yield ctx.elementwise(
+        "index_top_k", ("index_scores",), Tensor("picked", (s.tokens, min(index.top_k, kv_len)), "fp32"), passes=2.0
+    )
 
 
 def _queries_keys(spec: Attention) -> tuple[str, ...]:
@@ -218,7 +247,12 @@ def _sinks(ctx: RoleContext, spec: Attention, rows: AttentionRows) -> tuple[Shar
 
 def _dims(ctx: RoleContext, spec: Attention, rows: AttentionRows, s: _Shape, parts: Size) -> AttentionDims:
     """Dims of a fused kernel; a window or chunk shortens what is read, `parts` split the keys."""
-    keys, causal, sequences, q_len = ctx.workload.kv_length, spec.causal and ctx.workload.phase == "prefill", s.sequences, s.q_len
+    keys, causal, sequences, q_len = (
+        ctx.workload.kv_length,
+        spec.causal and ctx.workload.phase == "prefill",
+        s.sequences,
+        s.q_len,
+    )
     limit = min(x for x in (keys, spec.window, spec.chunk, spec.indexer.top_k if spec.indexer else None) if x is not None)
     if limit < keys and causal and spec.chunk is not None and limit == spec.chunk:
         sequences, q_len = sequences * -(-keys // limit), np.minimum(q_len, limit)
@@ -227,7 +261,9 @@ def _dims(ctx: RoleContext, spec: Attention, rows: AttentionRows, s: _Shape, par
     kv_len = share(limit, parts, 0)
     if spec.kind == "mla" and ctx.workload.phase == "decode":
         one = np.ones_like(rows.heads)
-        return AttentionDims(sequences, rows.heads, one, q_len, kv_len, spec.kv_lora_rank + spec.rope_dim, spec.kv_lora_rank, False, True)
+        return AttentionDims(
+            sequences, rows.heads, one, q_len, kv_len, spec.kv_lora_rank + spec.rope_dim, spec.kv_lora_rank, False, True
+        )
     kv_heads = rows.heads if spec.kind == "mla" else rows.kv_heads
     return AttentionDims(sequences, rows.heads, kv_heads, q_len, kv_len, s.qk, s.v, causal)
 
@@ -243,7 +279,8 @@ def _segmented(ctx: RoleContext, spec: Attention, rows: AttentionRows, s: _Shape
     whole = Tensor("summed", (pairs, part, keys), SCORE_DTYPE, store=Store.SCORES)
     yield Op("score_all_reduce", Kind.ALL_REDUCE, ("scores",), whole, SCORE_DTYPE, bytes=partial.bytes, group=s.segments,
              exists=summed & (rows.scattered == 0))  # fmt: skip
-    yield Op("score_reduce_scatter", Kind.REDUCE_SCATTER, ("scores",), whole, SCORE_DTYPE, bytes=partial.bytes, group=s.segments,
+    yield Op("score_reduce_scatter", Kind.REDUCE_SCATTER, ("scores",), whole, SCORE_DTYPE,
+             bytes=partial.bytes, group=s.segments,
              exists=summed & (rows.scattered == 1))  # fmt: skip
     own = Tensor("own_probabilities", (pairs, part, keys), ctx.dtype, store=Store.SCORES)
     yield Op("softmax", Kind.ELEMENTWISE, ("summed", "scores"), own, SCORE_DTYPE, bytes=whole.bytes + own.bytes,
@@ -253,7 +290,17 @@ def _segmented(ctx: RoleContext, spec: Attention, rows: AttentionRows, s: _Shape
              bytes=probabilities.bytes, group=s.segments, exists=rows.scattered == 1)  # fmt: skip
     value = ("kv",) if spec.kind == "mla" else ("v",)
     attended = replace(ctx.tensor("a", s.tokens, rows.heads * s.v), layout=Layout.HEADS)
-    yield Op("attention_value", Kind.MATMUL, ("probabilities", "own_probabilities", *value), attended, ctx.dtype, m=s.q_len, k=keys, n=s.v, batch=pairs)
+    yield Op(
+        "attention_value",
+        Kind.MATMUL,
+        ("probabilities", "own_probabilities", *value),
+        attended,
+        ctx.dtype,
+        m=s.q_len,
+        k=keys,
+        n=s.v,
+        batch=pairs,
+    )
 
 
 def _ring(ctx: RoleContext, spec: Attention, parts: int, rows: AttentionRows, s: _Shape) -> Iterator[Op]:
@@ -299,7 +346,8 @@ def _output(ctx: RoleContext, spec: Attention, rows: AttentionRows, s: _Shape) -
     total = spec.heads * spec.v_head_dim
     gathered = ctx.tensor("ag", s.tokens, np.where(gather, total, own))
     source = "av" if spec.kind == "mla" and decode else "a"
-    yield Op("gather_heads", Kind.ALL_GATHER, (source,), gathered, ctx.dtype, bytes=ctx.tensor("", s.tokens, total).bytes, group=s.holders,
+    yield Op("gather_heads", Kind.ALL_GATHER, (source,), gathered, ctx.dtype,
+             bytes=ctx.tensor("", s.tokens, total).bytes, group=s.holders,
              exists=gather)  # fmt: skip
     rows_in = np.where(gather, total, own)
     columns = np.where(gather, share(hidden, holders, rows.position), hidden)
@@ -318,13 +366,13 @@ def _output(ctx: RoleContext, spec: Attention, rows: AttentionRows, s: _Shape) -
              exists=gather & split)  # fmt: skip
 
 
-def _matmul(ctx: RoleContext, name: str, inputs: tuple[str, ...], output: Tensor, k: Size, weights: tuple) -> Op:  # type: ignore[type-arg]
+def _matmul(ctx: RoleContext, name: str, inputs: tuple[str, ...], output: Tensor, k: Size, weights: tuple[Shard, ...]) -> Op:
     """A projection of tokens: (tokens x k) @ (k x columns), in the dtype its weight is stored in."""
     tokens, columns = output.shape
     return Op(name, Kind.MATMUL, inputs, output, weights[0].dtype, m=tokens, k=k, n=columns, weights=weights)
 
 
-def _cache_bytes(ctx: RoleContext, spec: Attention, rows: AttentionRows, s: _Shape) -> np.ndarray:  # type: ignore[type-arg]
+def _cache_bytes(ctx: RoleContext, spec: Attention, rows: AttentionRows, s: _Shape) -> NDArray[np.float64]:
     """Bytes that one sequence of the row's batch part keeps in the KV cache of this layer, on this GPU."""
     if not ctx.keeps_cache:
         return np.zeros(rows.heads.shape)

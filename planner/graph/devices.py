@@ -48,7 +48,8 @@ def attention_device_rows(stage: StageChoice, spec: Attention, sequences: int, d
         sequences=full(sequences), ways=full(ways), batch_parts=full(p.batch_parts), context_parts=full(p.context_parts),
         groups=full(p.head_groups), segments=full(p.dimension_segments), heads=heads[group], kv_heads=kv_heads[group],
         segment=segment, context=place // tensor % p.context_parts, position=place % holders,
-        score_reduce=full(p.score_reduce), scattered=full(p.softmax == "scattered"), gather=full(p.output_projection == "gather"),
+        score_reduce=full(p.score_reduce), scattered=full(p.softmax == "scattered"),
+        gather=full(p.output_projection == "gather"),
         sequence_parallel=full(p.sequence_parallel), heads_inner=full(p.order == "heads_inner"),
     )  # fmt: skip
 
@@ -57,4 +58,5 @@ def ffn_device_rows(stage: StageChoice, tokens: int, residual_shards: int) -> Ff
     """One row per attention GPU of a stage."""
     ways = len(stage.attention_devices)
     numbers = (tokens, ways, residual_shards, stage.mlp_ways)
-    return FfnRows(*(np.full(ways, x, dtype=np.int64) for x in numbers), index=np.arange(ways))
+    columns = [np.full(ways, x, dtype=np.int64) for x in numbers]
+    return FfnRows(columns[0], columns[1], columns[2], columns[3], np.arange(ways))

@@ -21,15 +21,19 @@ def embedding_role(ctx: RoleContext, rows: FfnRows) -> Role:
     if ctx.model.positions:
         weights.append(ctx.shard("positions", "embedding", ctx.model.positions, hidden))
     lookup = Op("embedding", Kind.LOOKUP, (), partial, ctx.dtype, bytes=2.0 * partial.bytes, weights=tuple(weights))
-    return Role("embedding", None, (lookup, *sum_partials(ctx, "embedding", partial, one, residual, rows.residual_shards, rows.ways)))
+    return Role(
+        "embedding", None, (lookup, *sum_partials(ctx, "embedding", partial, one, residual, rows.residual_shards, rows.ways))
+    )
 
 
 def receive_role(ctx: RoleContext, rows: FfnRows) -> Role:
-    """What a stage does with an arriving micro-batch: each GPU got an equal slice of the tokens, the residual split is gathered."""
+    """The arrival of a micro-batch at a stage: each GPU got an equal slice of the tokens, the residual split is gathered."""
     tokens = shard_tokens(rows.tokens, rows.residual_shards, rows.ways, rows.index)
     residual = ctx.tensor("y", tokens, ctx.model.hidden)
     arrived = ctx.tensor("x", shard_tokens(rows.tokens, rows.ways, rows.ways, rows.index), ctx.model.hidden)
-    return Role("receive", arrived, (gather_tokens(ctx, "stage_gather", "x", residual, rows.ways, rows.residual_shards, rows.ways),))
+    return Role(
+        "receive", arrived, (gather_tokens(ctx, "stage_gather", "x", residual, rows.ways, rows.residual_shards, rows.ways),)
+    )
 
 
 def head_role(ctx: RoleContext, rows: FfnRows, sequences: Ints) -> Role:
@@ -49,9 +53,21 @@ def head_role(ctx: RoleContext, rows: FfnRows, sequences: Ints) -> Role:
     ops = [
         ctx.norm("final_norm", "x", own),
         Op("head_gather", Kind.ALL_GATHER, ("xn",), gathered, ctx.dtype, bytes=gathered.bytes, group=gather),
-        Op("lm_head", Kind.MATMUL, ("xg", "xn"), local, weights[0].dtype, m=tokens, k=hidden, n=columns, weights=tuple(weights)),
+        Op(
+            "lm_head", Kind.MATMUL, ("xg", "xn"), local, weights[0].dtype, m=tokens, k=hidden, n=columns, weights=tuple(weights)
+        ),
     ]
     if not every:
         whole = Tensor("y", (tokens, vocab), "fp32", store=Store.LOGITS)
-        ops.append(Op("logits_gather", Kind.ALL_GATHER, ("logits",), whole, "fp32", bytes=whole.bytes, group=Group("stage", 1, rows.ways)))
+        ops.append(
+            Op(
+                "logits_gather",
+                Kind.ALL_GATHER,
+                ("logits",),
+                whole,
+                "fp32",
+                bytes=whole.bytes,
+                group=Group("stage", 1, rows.ways),
+            )
+        )
     return Role("head", ctx.tensor("x", here, hidden), tuple(ops))

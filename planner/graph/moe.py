@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from planner.graph.context import RoleContext
 from planner.graph.layouts import gather_tokens, shard_tokens, sum_partials
@@ -13,6 +14,8 @@ from planner.graph.mlp import gated_ffn, residual_tail
 from planner.graph.ops import Group, Kind, Layout, Op, Role, Size, Store, Tensor
 from planner.graph.rows import Ints, MoeRows, share
 from planner.model import Layer
+
+Floats = NDArray[np.float64]
 
 
 def local_role(ctx: RoleContext, layer: Layer, rows: MoeRows) -> Role:
@@ -92,7 +95,7 @@ def returned_tokens(ctx: RoleContext, rows: MoeRows) -> Tensor:
     return Tensor("returned", (arrived, ctx.model.hidden), ctx.dtype, store=Store.COMMUNICATION)
 
 
-def transfer_bytes(ctx: RoleContext, rows: MoeRows, attention_router: bool) -> tuple[Ints, Ints]:
+def transfer_bytes(ctx: RoleContext, rows: MoeRows, attention_router: bool) -> tuple[Floats, Floats]:
     """Bytes that the fullest attention GPU sends, and the fullest expert GPU receives, in one dispatch (combine: reversed).
 
     With the router on the expert side every expert GPU gets every token.
@@ -101,8 +104,8 @@ def transfer_bytes(ctx: RoleContext, rows: MoeRows, attention_router: bool) -> t
     width = ctx.tensor("", 1, ctx.model.hidden).bytes
     if attention_router:
         sent = np.ceil(own * rows.spread) * rows.tensor_ways * width
-        return sent, np.minimum(rows.routed, rows.tokens) * width
-    return own * rows.expert_ways * width, rows.tokens * width
+        return sent, np.asarray(np.minimum(rows.routed, rows.tokens) * width)
+    return np.asarray(own * rows.expert_ways * width), np.asarray(rows.tokens * width)
 
 
 def _residual(ctx: RoleContext, rows: MoeRows) -> Tensor:
@@ -117,7 +120,9 @@ def _router(ctx: RoleContext, layer: Layer, source: str, tokens: Size) -> Iterat
         weights.append(ctx.shard("router_bias", "router", experts))
     scores = Tensor("router_scores", (tokens, experts), "fp32")
     yield Op("router", Kind.MATMUL, (source,), scores, weights[0].dtype, m=tokens, k=hidden, n=experts, weights=tuple(weights))
-    yield ctx.elementwise("top_k", ("router_scores",), Tensor("routes", (tokens, layer.ffn.top_k), "fp32"), passes=2.0 * experts / layer.ffn.top_k)
+    yield ctx.elementwise(
+        "top_k", ("router_scores",), Tensor("routes", (tokens, layer.ffn.top_k), "fp32"), passes=2.0 * experts / layer.ffn.top_k
+    )
 
 
 def _shared_gate(ctx: RoleContext, inputs: tuple[str, ...], tokens: Size) -> Op:
@@ -152,14 +157,14 @@ def _experts(ctx: RoleContext, layer: Layer, rows: MoeRows, inputs: tuple[str, .
              batch=rows.active, weights=tuple(down))  # fmt: skip
 
 
-def _sent_bytes(ctx: RoleContext, rows: MoeRows, own: Ints) -> np.ndarray:  # type: ignore[type-arg]
+def _sent_bytes(ctx: RoleContext, rows: MoeRows, own: Ints) -> Floats:
     """Bytes one GPU holds for dispatch: each token goes once to every expert group it needs, to all its tensor ways."""
     copies = np.ceil(own * rows.spread) * rows.tensor_ways
     return copies * ctx.tensor("", 1, ctx.model.hidden).bytes
 
 
 def _finish(ctx: RoleContext, layer: Layer, rows: MoeRows, residual: Tensor, own: Ints, returned: Tensor) -> list[Op]:
-    """Weighted sum of returned parts, the shared expert on the GPU's own tokens (its weights copied), back to the residual split."""
+    """Weighted sum of returned parts, the shared expert on the GPU's own tokens (weights copied), back to the split."""
     hidden, ops = ctx.model.hidden, list[Op]()
     parts: tuple[str, ...] = ("returned",)
     if layer.ffn.shared_hidden:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from planner.units import dtype_bytes
 
-Size = int | NDArray[np.int64]
+Size = int | NDArray[Any]
 """One size, or one per row: a row is an option being priced, or one GPU of an expanded graph."""
 
 

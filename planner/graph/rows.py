@@ -17,7 +17,8 @@ def share(total: Ints | int, parts: Ints | int, index: Ints | int) -> Ints:
 
 def share_tokens(total: Ints | int, parts: Ints | int, index: Ints | int) -> Ints:
     """Tokens of part `index` when consecutive tokens are cut at multiples of total / parts, rounded up; none is larger than
-    the first. Cuts nest: the parts of a finer split lie inside those of a coarser one."""
+    the first. Cuts nest: the parts of a finer split lie inside those of a coarser one.
+    """
     size = np.asarray(total)
     return np.asarray(-(-size * (np.asarray(index) + 1) // parts) + (-size * np.asarray(index) // parts), dtype=np.int64)
 

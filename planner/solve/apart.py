@@ -146,7 +146,8 @@ class ApartSpace:
         key = tuple(pin.items())
         if key not in self._masks:
             self._masks[key] = tuple(pinned(options, pin) for options in self.options)
-        return np.logical_and.reduce([mask[column] for mask, column in zip(self._masks[key], candidates.option, strict=True)])
+        masks = [mask[column] for mask, column in zip(self._masks[key], candidates.option, strict=True)]
+        return np.asarray(np.logical_and.reduce(masks))
 
     @cached_property
     def _masks(self) -> dict[tuple[tuple[str, object], ...], tuple[NDArray[np.bool_], ...]]:
@@ -222,7 +223,7 @@ class ApartSpace:
         return tuple(self._price(sequences, replicas, pair, *block) for pair, block in joined.items() if block.size)
 
     def _useful(self, near: tuple[int, ...], sequences: int) -> Ints:
-        """(partition, FFN) pairs [2, n] of an attention side that no other with the same grid and residual split beats in all bills."""
+        """(partition, FFN) pairs [2, n] of an attention side that no other with the same grid and split beats in all bills."""
         key = (near, sequences)
         if key not in self._pairs:
             self._pairs[key] = self._undominated(near, sequences)
@@ -239,13 +240,28 @@ class ApartSpace:
         index = np.array([block.shards.index(residual_shards(self.sizes, p)) for p in block.partitions])
         parts = np.array([p.batch_parts for p in block.partitions])
         legal = (sequences % parts == 0) & (np.array(block.shards)[index] <= sequences * self.sizes.query_length)
-        grids = list(dict.fromkeys((p.head_groups, p.dimension_segments, p.batch_parts, p.context_parts) for p in block.partitions))
-        grid = np.array([grids.index((p.head_groups, p.dimension_segments, p.batch_parts, p.context_parts)) for p in block.partitions])
+        grids = list(
+            dict.fromkeys((p.head_groups, p.dimension_segments, p.batch_parts, p.context_parts) for p in block.partitions)
+        )
+        grid = np.array(
+            [grids.index((p.head_groups, p.dimension_segments, p.batch_parts, p.context_parts)) for p in block.partitions]
+        )
         columns = []
         for bill in table.attention:
-            columns += [bill.seconds[0, batch], bill.weights[0, batch], bill.peak[0, batch], bill.cache[0, batch], bill.sent[0, batch]]
+            columns += [
+                bill.seconds[0, batch],
+                bill.weights[0, batch],
+                bill.peak[0, batch],
+                bill.cache[0, batch],
+                bill.sent[0, batch],
+            ]
         data = np.stack(columns, axis=1)
-        below = (data[:, None, :] <= data[None, :, :]).all(axis=2) & (index[:, None] == index[None, :]) & (grid[:, None] == grid[None, :]) & legal[:, None]
+        below = (
+            (data[:, None, :] <= data[None, :, :]).all(axis=2)
+            & (index[:, None] == index[None, :])
+            & (grid[:, None] == grid[None, :])
+            & legal[:, None]
+        )
         strict = below & ~(below.T & (np.arange(len(index))[:, None] > np.arange(len(index))[None, :]))
         np.fill_diagonal(strict, False)
         keep = np.nonzero(legal & ~strict.any(axis=0))[0]
@@ -276,7 +292,7 @@ class ApartSpace:
         alike = ((near_of * len(fars) + far_of) * (self.sizes.devices + 1) + shard) * len(self.options[2]) + option[2]
         first, of_case = np.unique(alike, return_index=True, return_inverse=True)[1:]
         lists = (self.options[2], nears, fars)
-        few = Cases(*(column[first] for column in columns), *lists, *kinds)
+        few = Cases(batch[first], shard[first], option[2][first], near_of[first], far_of[first], *lists, *kinds)
         near = self._near_side(tables, near_of, partition, mlp, shard, sequences)
         layers = [(kind, layer) for kind, layer in enumerate(self.env.kinds) if layer.moe]
         far = {kind: expert_side(self.env, layer, few).take(of_case) for kind, layer in layers}
@@ -322,4 +338,3 @@ class ApartSpace:
 
 def _nested(first: int, second: int) -> bool:
     return first % second == 0 or second % first == 0
-

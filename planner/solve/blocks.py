@@ -40,12 +40,18 @@ class OptionBlock:
         ways = self.block.width
         parts = np.array([p.batch_parts for p in self.block.partitions])
         residual = np.array([residual_shards(sizes, p) for p in self.block.partitions])[:, None]
-        ffn = np.array([ways if f.experts is not None and f.experts.form != "local" else ways // f.mlp_ways for f in self.block.ffns])
-        shards = np.where([f.experts is not None and f.experts.form != "local" for f in self.block.ffns], ways, np.maximum(residual, ffn))
-        return self.allowed & (sequences % parts == 0)[:, None] & (shards <= sequences * sizes.query_length)
+        ffn = np.array(
+            [ways if f.experts is not None and f.experts.form != "local" else ways // f.mlp_ways for f in self.block.ffns]
+        )
+        shards = np.where(
+            [f.experts is not None and f.experts.form != "local" for f in self.block.ffns], ways, np.maximum(residual, ffn)
+        )
+        return np.asarray(self.allowed & (sequences % parts == 0)[:, None] & (shards <= sequences * sizes.query_length))
 
 
-def option_block(space: SearchSpace, kind: str, places: tuple[tuple[int, ...], ...], sequences: tuple[int, ...], index: int | None) -> OptionBlock:
+def option_block(
+    space: SearchSpace, kind: str, places: tuple[tuple[int, ...], ...], sequences: tuple[int, ...], index: int | None
+) -> OptionBlock:
     """The options of stages on `places` (one width, one kind)."""
     sizes, width = space.sizes, len(places[0])
     own = space.pinned(index)
@@ -55,7 +61,11 @@ def option_block(space: SearchSpace, kind: str, places: tuple[tuple[int, ...], .
     shards = tuple(dict.fromkeys(residual_shards(sizes, p) for p in partitions))
     residual = np.array([residual_shards(sizes, p) for p in partitions], dtype=np.int64).reshape(-1, 1)
     split = np.array([width // f.mlp_ways for f in ffns], dtype=np.int64).reshape(1, -1)
-    nested = (residual % split == 0) | (split % residual == 0) if residual.size and split.size else np.zeros((len(partitions), len(ffns)), bool)
+    nested = (
+        (residual % split == 0) | (split % residual == 0)
+        if residual.size and split.size
+        else np.zeros((len(partitions), len(ffns)), bool)
+    )
     return OptionBlock(Block(kind, places, sequences, partitions, ffns, shards), nested)
 
 
@@ -132,7 +142,7 @@ class PricedSpace:
             bounds = list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
         every = intervals(self.env, bounds)
         keys = np.column_stack([every.counts, every.first, every.last])
-        distinct, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)[1:]
         rows = np.full((total + 1, total + 1), -1, dtype=np.int64)
         for (a, b), row in zip(bounds, inverse.ravel(), strict=True):
             rows[a, b] = row
@@ -243,6 +253,7 @@ class PricedSpace:
         if ranks not in self._crossing:
             domains = self.env.cluster.domain_of
             self._crossing[ranks] = np.array([
-                crossing_fraction(domains, tuple(range(at - widths[i], at)), tuple(range(at, at + widths[j]))) for at, i, j in index
+                crossing_fraction(domains, tuple(range(at - widths[i], at)), tuple(range(at, at + widths[j])))
+                for at, i, j in index
             ])  # fmt: skip
         return found, number[found[:, 1:]]

@@ -161,7 +161,12 @@ class PipelineModel:
         solver.parameters.linearization_level = 2
         status = solver.solve(self.model)
         if status in (self._cp.OPTIMAL, self._cp.FEASIBLE):
-            path = tuple(sorted((leg for (leg, _), u in zip(self.legs, self.used, strict=True) if solver.boolean_value(u)), key=lambda x: x.start))
+            path = tuple(
+                sorted(
+                    (leg for (leg, _), u in zip(self.legs, self.used, strict=True) if solver.boolean_value(u)),
+                    key=lambda x: x.start,
+                )
+            )
             return CpAnswer(solver.status_name(status), path, solver.best_objective_bound * self.tick, len(self.legs))
         bound = np.inf if status == self._cp.INFEASIBLE else 0.0
         return CpAnswer(solver.status_name(status), (), bound, len(self.legs))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.evaluate.tables import FfnOption
-from planner.solve.optimum import Optimum, SpaceSearch
+from planner.solve.answer import Optimum
+from planner.solve.optimum import SpaceSearch
 from planner.solve.pin import Pin, pinned
 from search_spaces.attention import AttentionPartition, legal_grid
 from search_spaces.experts import ExpertPlacement
@@ -84,13 +85,16 @@ def _pins(search: SpaceSearch) -> Iterator[tuple[str, list[tuple[str, Fields]]]]
     experts = list(dict.fromkeys(f.experts for b in search.priced.blocks for f in b.block.ffns if f.experts is not None))
     apart = list(dict.fromkeys(p for _, far in search.apart.splits for p in search.apart.placements(len(far))))
     grids = sorted({(p.head_groups, p.dimension_segments) for p in partitions})
-    yield "attention.head_groups x attention.dimension_segments", [
-        (f"{n} x {m}", {"head_groups": n, "dimension_segments": m}) for n, m in _power_grids(search, grids)
-    ]
+    yield (
+        "attention.head_groups x attention.dimension_segments",
+        [(f"{n} x {m}", {"head_groups": n, "dimension_segments": m}) for n, m in _power_grids(search, grids)],
+    )
     for name in ("batch_parts", "context_parts", "sequence_parallel", "output_projection", "softmax", "order"):
         yield f"attention.{name}", _values(partitions, name, search.sizes.devices)
     if search.sizes.dense:
-        ways = sorted({f.mlp_ways for b in search.priced.blocks for f in b.block.ffns if search.sizes.devices % f.mlp_ways == 0})
+        ways = sorted(
+            {f.mlp_ways for b in search.priced.blocks for f in b.block.ffns if search.sizes.devices % f.mlp_ways == 0}
+        )
         yield "mlp.ways", [(str(w), {"mlp_ways": w}) for w in ways]
     for name in ("form", "tensor_ways", "router_side"):
         yield f"experts.{name}", _values([*experts, *apart] if name != "router_side" else apart, name, search.sizes.devices)

@@ -145,7 +145,11 @@ class Sweep:
             width = table.widths[w]
             first = end - width
             before = self._before(level, stop)[:, first, w]
-            start = int(self._join(before, np.where(table.stage[stop][:, first, w] <= self.limit, table.stage[stop][:, first, w], np.inf)).argmin())
+            start = int(
+                self._join(
+                    before, np.where(table.stage[stop][:, first, w] <= self.limit, table.stage[stop][:, first, w], np.inf)
+                ).argmin()
+            )
             legs.append(Leg(start, stop, first, width))
             times.append(float(table.stage[stop][start, first, w]))
             if start == 0:

@@ -4,72 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from planner.evaluate.pipeline import makespan
 from planner.evaluate.setting import Setting
+from planner.solve.answer import Counts, Limits, Optimum
 from planner.solve.apart import ApartFound, ApartSpace
 from planner.solve.blocks import PricedSpace
 from planner.solve.branch import Branch, StageArrays
 from planner.solve.cp import MAX_LEGS, PipelineModel, surviving_legs
 from planner.solve.dp import Leg, MemoryTable, Path, PipelineTable
 from planner.solve.exact import SAME, branch_optimum, stage_count_optima
+from planner.solve.layout import pinned_excess, pinned_pipeline
 from planner.solve.objective import Name, Objective
 from planner.solve.pin import Pin
 from search_spaces.space import SearchSpace
 from search_spaces.stages import Choice, StageChoice
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a search may spend, and how CP-SAT runs: wall seconds, deterministic seconds per CP model, workers, seed."""
-
-    seconds: float = float("inf")
-    effort: float = 20.0
-    workers: int = 2
-    seed: int = 0
-
-
-@dataclass
-class Counts:
-    """What the search did: options priced, branches opened, CP models solved, cuts added, choices dropped by reason."""
-
-    priced: int = 0
-    branches: int = 0
-    iterations: int = 0
-    cuts: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
-
-    def drop(self, reason: str, count: int = 1) -> None:
-        """Count what was left out."""
-        if count:
-            self.dropped[reason] = self.dropped.get(reason, 0) + count
-
-
-@dataclass(frozen=True)
-class Optimum:
-    """The best choice (None if there is none), its objective in seconds (or dollars) and the proven lower bound.
-
-    `complete` is False when the time ran out before every branch was closed. `excess_bytes` is the fewest bytes by which
-    any plan exceeds the memory, when none fits.
-    """
-
-    choice: Choice | None
-    value: float
-    bound: float
-    complete: bool
-    counts: Counts
-    excess_bytes: float = float("inf")
-    interrupted: bool = False
-
-    @property
-    def gap(self) -> float:
-        """Relative distance of the bound."""
-        return abs(self.bound - self.value) / abs(self.value) if self.choice is not None and self.value else 0.0
 
 
 @dataclass(frozen=True)
@@ -151,7 +104,10 @@ class SpaceSearch:
         if self.space.layout:
             return self._run_pinned(cutoff)
         counts, start, complete = Counts(priced=self.priced.priced + self.apart.priced), time.monotonic(), True
-        best, found, opened, bounds = cutoff, [], [], []
+        best = cutoff
+        found: list[_Found] = []
+        opened: list[Branch] = []
+        bounds: list[float] = []
         branches = [self.branch(r, m) for r, m in self.space.branches]
         interrupted, queue = False, sorted((self.bound(b), i, b) for i, b in enumerate(branches))
         for at, (bound, _, branch) in enumerate(queue):
@@ -174,12 +130,14 @@ class SpaceSearch:
                 opened.pop()
                 break
             if progress:
-                progress(f"replicas {branch.replicas}, micro-batches {branch.micro_batches}: incumbent {best:.6g}, bound {bound:.6g}")
+                progress(
+                    f"replicas {branch.replicas}, micro-batches {branch.micro_batches}: incumbent {best:.6g}, bound {bound:.6g}"
+                )
         for branch in [] if interrupted else branches:
-            candidate = self._with_experts_apart(branch, best)
-            if candidate is not None:
-                found.append(candidate)
-                best = min(best, candidate.value)
+            apart = self._with_experts_apart(branch, best)
+            if apart is not None:
+                found.append(apart)
+                best = min(best, apart.value)
         if not found:
             return Optimum(None, np.inf, np.inf, complete, counts, self._excess(branches), interrupted)
         chosen = min(found, key=lambda f: f.rank(best))
@@ -305,7 +263,13 @@ class SpaceSearch:
         return float(table.sweep(minimax=True).final.min())
 
     def _solve_model(
-        self, table: PipelineTable, objective: Objective, legs: list[tuple[Leg, float]], cutoff: float, start: Path, counts: Counts
+        self,
+        table: PipelineTable,
+        objective: Objective,
+        legs: list[tuple[Leg, float]],
+        cutoff: float,
+        start: Path,
+        counts: Counts,
     ) -> float:
         model = PipelineModel(table, objective, legs, cutoff)
         model.hint(start)
@@ -340,60 +304,28 @@ class SpaceSearch:
         branches = [self.branch(r, m) for r, m in self.space.branches]
         for branch in branches:
             counts.branches += 1
-            for value, choice in self._pinned_choices(branch):
+            found = [x for x in [pinned_pipeline(branch, self._objective(branch.micro_batches))] if x is not None]
+            found = [(value * self.weight(branch.replicas, self._pinned_ranks), choice) for value, choice in found]
+            apart = self._with_experts_apart(branch, np.inf)
+            if apart is not None:
+                found.append((apart.value, self._choice(apart)))
+            for value, choice in found:
                 if value < min(cutoff, best[0] * (1 - SAME) if best else np.inf):
                     best = (value, choice)
         if best is None:
             return Optimum(None, np.inf, np.inf, True, counts, self._excess(branches))
         return Optimum(best[1], best[0], best[0], True, counts)
 
-    def _pinned_choices(self, branch: Branch) -> list[tuple[float, Choice]]:
-        found = []
-        legs, start = [], 0
-        for pin in self.space.layout:
-            slot = self.priced.slots.get(pin.devices)
-            if slot is None or max(pin.devices) >= branch.stride:
-                break
-            seconds, option, _ = branch.best(slot)
-            row = self.priced.spans[1][start, start + pin.layers]
-            legs.append((float(seconds[row]), slot, int(option[row]), pin.layers))
-            start += pin.layers
-        else:
-            if all(np.isfinite(seconds) for seconds, *_ in legs):
-                found.append(self._pinned_pipeline(branch, legs))
-        apart = self._with_experts_apart(branch, np.inf)
-        if apart is not None:
-            found.append((apart.value, self._choice(apart)))
-        return found
-
-    def _pinned_pipeline(self, branch: Branch, legs: list) -> tuple[float, Choice]:  # type: ignore[type-arg]
-        devices = [slot.devices for _, slot, _, _ in legs]
-        sends = [self.priced.send(a, b, branch.sequences) for a, b in zip(devices, devices[1:], strict=False)]
-        decode = self.space.sizes.phase == "decode"
-        if decode and len(legs) > 1:
-            sends.append(self.priced.feedback(devices[-1], devices[0], branch.sequences))
-        value = makespan([seconds for seconds, *_ in legs], sends, branch.micro_batches, decode)
-        if self.objective == "throughput" and not decode:
-            value = branch.micro_batches * max([*(s for s, *_ in legs), *sends])
-        stages = []
-        for _, slot, index, layers in legs:
-            option = branch.option_at(slot, index)
-            stages.append(StageChoice(layers, slot.devices, option.attention, option.mlp_ways, option.experts))
-        ranks = sum(len(d) for d in devices)
-        return value * self.weight(branch.replicas, ranks), Choice(branch.replicas, branch.micro_batches, tuple(stages))
+    @property
+    def _pinned_ranks(self) -> int:
+        return sum(len(pin.devices) for pin in self.space.layout)
 
     def _excess(self, branches: list[Branch]) -> float:
         """Least number of bytes that every GPU would need besides for some plan to fit, over all branches."""
         least = np.inf
         for branch in branches:
             if self.space.layout:
-                worst, start = 0.0, 0
-                for pin in self.space.layout:
-                    slot = self.priced.slots.get(pin.devices)
-                    row = self.priced.spans[1][start, start + pin.layers]
-                    worst = max(worst, float(branch.best(slot)[2][row]) if slot is not None else np.inf)
-                    start += pin.layers
-                least = min(least, worst)
+                least = min(least, pinned_excess(branch))
             else:
                 table = MemoryTable(branch, self.arrays(branch), self.space.stages)
                 least = min(least, float(table.sweep(minimax=True).final.min()))

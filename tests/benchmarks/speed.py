@@ -31,7 +31,9 @@ def whole_process(arguments: list[str], runs: int = 5) -> tuple[float, float]:
     walls, peak = [], 0.0
     for _ in range(runs):
         start = time.perf_counter()
-        with subprocess.Popen([sys.executable, "-m", "planner", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(
+            [sys.executable, "-m", "planner", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
             _, _, usage = os.wait4(process.pid, 0)
         walls.append(time.perf_counter() - start)
         peak = max(peak, usage.ru_maxrss / 1024)
@@ -90,11 +92,13 @@ def models() -> None:
                 found = SpaceSearch(setting(problem.model, problem.workload, problem.cluster), problem.space).run()
                 seconds = time.perf_counter() - start
                 if found.choice is None:
-                    print(f"| {model} | {cluster} | {workload} | | infeasible: {found.excess_bytes / 1e9:.2f} GB short | | | {seconds:.1f} |")
+                    short = f"infeasible: {found.excess_bytes / 1e9:.2f} GB short"
+                    print(f"| {model} | {cluster} | {workload} | | {short} | | | {seconds:.1f} |")
                     continue
                 stages = "; ".join(f"{s.layers} layers on {len(s.devices)}" for s in found.choice.stages)
                 plan = f"{found.choice.replicas} x [{stages}], {found.choice.micro_batches} micro-batches"
-                print(f"| {model} | {cluster} | {workload} | {found.value * 1e3:.2f} ms | optimal | {found.gap:.0e} | {plan} | {seconds:.1f} |")
+                answer = f"{found.value * 1e3:.2f} ms | optimal | {found.gap:.0e} | {plan}"
+                print(f"| {model} | {cluster} | {workload} | {answer} | {seconds:.1f} |")
 
 
 def main() -> None:

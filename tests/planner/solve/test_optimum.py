@@ -25,7 +25,8 @@ SMALL = {
     "name": "small",
     "model": {
         "name": "small", "layers": 5, "hidden": 2048, "vocab": 1000,
-        "attention": {"heads": 12, "kv_heads": 4, "head_dim": 128}, "ffn": {"kind": "dense", "hidden": 8192, "activation": "silu"},
+        "attention": {"heads": 12, "kv_heads": 4, "head_dim": 128},
+        "ffn": {"kind": "dense", "hidden": 8192, "activation": "silu"},
     },
     "workload": {"phase": "prefill", "batch": 8, "prompt": 512},
     "cluster": "2x4-h100",
@@ -49,7 +50,9 @@ def test_stage_counts_pinned_agree_with_the_space_that_pins_them(small: tuple[Se
 
 
 @pytest.mark.parametrize(("groups", "segments"), [(1, 1), (2, 1), (4, 1), (2, 2)])
-def test_a_pinned_partition_agrees_with_the_space_that_pins_it(small: tuple[Setting, SearchSpace], groups: int, segments: int) -> None:
+def test_a_pinned_partition_agrees_with_the_space_that_pins_it(
+    small: tuple[Setting, SearchSpace], groups: int, segments: int
+) -> None:
     """Holding a decision on a priced space is the same as searching the narrower space."""
     env, space = small
     held = SpaceSearch(env, space).pinned_value({"head_groups": groups, "dimension_segments": segments})

@@ -1,0 +1,55 @@
+"""What a search is allowed and what it answers: limits, counts, and the optimum with its bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from search_spaces.stages import Choice
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a search may spend, and how CP-SAT runs: wall seconds, deterministic seconds per CP model, workers, seed."""
+
+    seconds: float = float("inf")
+    effort: float = 20.0
+    workers: int = 2
+    seed: int = 0
+
+
+@dataclass
+class Counts:
+    """What the search did: options priced, branches opened, CP models solved, cuts added, choices dropped by reason."""
+
+    priced: int = 0
+    branches: int = 0
+    iterations: int = 0
+    cuts: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Count what was left out."""
+        if count:
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best choice (None if there is none), its objective in seconds (or dollars) and the proven lower bound.
+
+    `complete` is False when the time ran out before every branch was closed. `excess_bytes` is the fewest bytes by which
+    any plan exceeds the memory, when none fits.
+    """
+
+    choice: Choice | None
+    value: float
+    bound: float
+    complete: bool
+    counts: Counts
+    excess_bytes: float = float("inf")
+    interrupted: bool = False
+
+    @property
+    def gap(self) -> float:
+        """Relative distance of the bound."""
+        return abs(self.bound - self.value) / abs(self.value) if self.choice is not None and self.value else 0.0
