@@ -14,7 +14,7 @@ from planner.evaluate.setting import Setting, setting
 from planner.plan import choice_to_dict
 from planner.problem import Problem, problem_to_dict
 from planner.solve.answer import Limits, Optimum
-from planner.solve.decisions import Decision, decision_tables
+from planner.solve.decisions import Decision, DecisionValue, decision_tables
 from planner.solve.objective import Name
 from planner.solve.optimum import SpaceSearch
 from search_spaces.space import SearchSpace
@@ -26,10 +26,12 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PlanReading:
-    """A reading of a hand-designed plan: the plan, its objective, and bytes over the fullest GPU's memory (0: it fits)."""
+    """A reading of a hand-designed plan: the plan, its latency and its objective (in the objective's unit), and bytes over
+    the fullest GPU's memory (0: it fits)."""
 
     choice: Choice | None
     latency_s: float | None
+    objective: float | None
     over_capacity_bytes: int
     where: str = ""
 
@@ -129,7 +131,7 @@ def hand_designed_dict(hand: HandDesigned, problem: Problem) -> dict[str, Any]:
     def reading(r: PlanReading) -> dict[str, Any]:
         fits = r.choice is not None and r.over_capacity_bytes == 0
         return {
-            "plan": plan_dict(r.choice, problem), "latency_s": r.latency_s, "over_capacity_bytes": r.over_capacity_bytes,
+            "plan": plan_dict(r.choice, problem), "latency_s": r.latency_s, "objective": r.objective, "over_capacity_bytes": r.over_capacity_bytes,
             "fits": fits, "where": r.where, "micro_batches": r.choice.micro_batches if r.choice else None,
         }  # fmt: skip
 
@@ -184,7 +186,7 @@ def search(
         problem, objective, "optimal" if optimum.complete and gap <= 1e-6 else "feasible", value, bound, gap, size, optimum,
         optimum.choice, evaluate(env, problem.sizes, optimum.choice),
         alternatives(asked, problem, optimum, top),
-        decision_tables(asked, optimum) if details else (),
+        decisions(asked, problem, optimum) if details else (),
         tuple(hand_designed(problem, env, name, optimum.value, objective, limits) for name in problem.plans) if details else (),
         unrestricted(problem, env, objective, limits, optimum) if details else None, None, limits.seed, optimum.interrupted,
     )  # fmt: skip
@@ -229,35 +231,48 @@ def hand_designed(problem: Problem, env: Setting, name: str, best: float, object
             break
     findings = () if completion.choice is None else check_choice(env, problem.sizes, completion.choice)
     ratio = None if completion.choice is None else completion.value / best
-    reading = _reading(problem, objective)
     return HandDesigned(
         name, problem.plan_notes.get(name, ""), findings, _as_written(problem, env, written, objective, limits),
-        reading(fewest), reading(completion), ratio,
+        _reading(problem, env, objective, fewest), _reading(problem, env, objective, completion), ratio,
     )  # fmt: skip
 
 
-def _reading(problem: Problem, objective: Name) -> Callable[[Optimum], PlanReading]:
-    def read(optimum: Optimum) -> PlanReading:
-        if optimum.choice is None:
-            return PlanReading(None, None, round(optimum.excess_bytes) if optimum.excess_bytes < float("inf") else 0)
-        return PlanReading(optimum.choice, in_unit(problem, objective, optimum.value), 0)
+def _reading(problem: Problem, env: Setting, objective: Name, optimum: Optimum) -> PlanReading:
+    """A reading of a plan that fits, or how much it lacks."""
+    if optimum.choice is None:
+        return PlanReading(None, None, None, round(optimum.excess_bytes) if optimum.excess_bytes < float("inf") else 0)
+    return _priced(problem, env, objective, optimum, 0, "")
 
-    return read
+
+def _priced(problem: Problem, env: Setting, objective: Name, optimum: Optimum, over: int, where: str) -> PlanReading:
+    choice = optimum.choice
+    if choice is None:
+        raise ValueError("a priced reading has a plan")
+    latency = optimum.value if objective == "latency" else evaluate(env, problem.sizes, choice).latency_s
+    return PlanReading(choice, latency, in_unit(problem, objective, optimum.value), over, where)
 
 
 def _as_written(problem: Problem, env: Setting, space: SearchSpace, objective: Name, limits: Limits) -> PlanReading:
     """The plan as its author left it: where it does not fit, by how much and on which GPU."""
     optimum = SpaceSearch(env, space, objective, limits).run()
     if optimum.choice is not None:
-        return _reading(problem, objective)(optimum)
+        return _reading(problem, env, objective, optimum)
     lenient = SpaceSearch(env, space, objective, limits, ignore_memory=True).run()
     if lenient.choice is None:
-        return PlanReading(None, None, 0, "no micro-batch of that size can be split as the plan says")
+        return PlanReading(None, None, None, 0, "no micro-batch of that size can be split as the plan says")
     found = evaluate(env, problem.sizes, lenient.choice)
     worst = max(found.devices, key=lambda d: d.memory.total_bytes - d.memory.capacity_bytes)
-    return PlanReading(
-        lenient.choice, in_unit(problem, objective, lenient.value), round(optimum.excess_bytes), f"GPU {worst.rank}"
-    )
+    return _priced(problem, env, objective, lenient, round(optimum.excess_bytes), f"GPU {worst.rank}")
+
+
+def decisions(asked: SpaceSearch, problem: Problem, optimum: Optimum) -> tuple[Decision, ...]:
+    """The decision tables in the objective's own unit."""
+
+    def told(value: DecisionValue) -> DecisionValue:
+        objective = None if value.objective is None else in_unit(problem, asked.objective, value.objective)
+        return replace(value, objective=objective)
+
+    return tuple(replace(d, values=tuple(told(v) for v in d.values)) for d in decision_tables(asked, optimum))
 
 
 def infeasibility(problem: Problem, env: Setting, optimum: Optimum, objective: Name, limits: Limits) -> Infeasibility:

@@ -53,7 +53,7 @@ def _fitting(reading: PlanReading, result: Result) -> str:
 
 
 def _value(reading: PlanReading, result: Result) -> str:
-    return objective_value(result.objective, reading.latency_s) if reading.latency_s is not None else "-"
+    return objective_value(result.objective, reading.objective) if reading.objective is not None else "-"
 
 
 def _remarks(result: Result) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from planner.report.document import Block, Text, table
 from planner.report.show import difference, objective_value
-from planner.search import Result, in_unit
+from planner.search import Result
 from planner.solve.decisions import Decision
 
 NOTE = (
@@ -56,10 +56,9 @@ def decision_blocks(result: Result) -> tuple[Block, ...]:
 def _values(decision: Decision, result: Result) -> str:
     reached = [(v.value, v.objective) for v in decision.values if v.objective is not None]
     cells = []
-    for value, found in sorted(reached, key=lambda pair: pair[1]):
-        unit = in_unit(result.problem, result.objective, found)
-        apart = difference(unit, result.value) if result.value is not None else "-"
-        cells.append(f"{WORDS.get(value, value)}: {objective_value(result.objective, unit)} ({apart})")
+    for value, found in sorted(reached, key=lambda pair: pair[1], reverse=result.objective == "throughput"):
+        apart = difference(found, result.value) if result.value is not None else "-"
+        cells.append(f"{WORDS.get(value, value)}: {objective_value(result.objective, found)} ({apart})")
     lines = [""]
     for cell in cells:
         if lines[-1] and len(lines[-1]) + len(cell) + 2 > WIDE:

@@ -59,6 +59,9 @@ def _branches(search: SpaceSearch, name: str, position: int) -> Decision:
 
 
 def _stages(search: SpaceSearch) -> Decision:
+    """One row per stage count; cost is not enumerated by it."""
+    if search.objective == "cost":
+        return Decision("stages", ())
     return Decision("stages", tuple(_row(str(count), value) for count, value in search.by_stage_count()))
 
 
