@@ -27,7 +27,8 @@ Progress = Callable[[str], None]
 @dataclass(frozen=True)
 class PlanReading:
     """A reading of a hand-designed plan: the plan, its latency and its objective (in the objective's unit), and bytes over
-    the fullest GPU's memory (0: it fits)."""
+    the fullest GPU's memory (0: it fits).
+    """
 
     choice: Choice | None
     latency_s: float | None
@@ -131,7 +132,8 @@ def hand_designed_dict(hand: HandDesigned, problem: Problem) -> dict[str, Any]:
     def reading(r: PlanReading) -> dict[str, Any]:
         fits = r.choice is not None and r.over_capacity_bytes == 0
         return {
-            "plan": plan_dict(r.choice, problem), "latency_s": r.latency_s, "objective": r.objective, "over_capacity_bytes": r.over_capacity_bytes,
+            "plan": plan_dict(r.choice, problem), "latency_s": r.latency_s, "objective": r.objective,
+            "over_capacity_bytes": r.over_capacity_bytes,
             "fits": fits, "where": r.where, "micro_batches": r.choice.micro_batches if r.choice else None,
         }  # fmt: skip
 
