@@ -106,7 +106,7 @@ def _box(box: Box) -> str:
     }
     if node.m and box.style != "role":
         attributes |= {"m": str(node.m), "k": str(node.k), "n": str(node.n), "batch": str(node.batch)}
-    if node.communicates:
+    if box.style == "collective":
         attributes["bytes"] = f"{node.bytes:.10g}"
         attributes["shape"] = "hexagon" if node.transfer is None else "box"
     if box.critical:
@@ -122,7 +122,7 @@ def _arrow(link: Link) -> str:
     if link.critical:
         attributes |= {"color": RED, "fontcolor": RED}
     if link.dashed:
-        attributes["style"] = "dashed"
+        attributes |= {"style": "dashed", "constraint": "false"}
     return f"{quoted(link.source)} -> {quoted(link.target)} [{_attributes(attributes)}];"
 
 

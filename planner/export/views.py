@@ -172,10 +172,10 @@ def _box(name: str, members: tuple[Node, ...], lines: Lines, seconds: dict[str, 
     devices = tuple(sorted({rank for node in members for rank in node.devices}))
     longest = max(seconds.get(node.id, 0.0) for node in members)
     style: Style = "memory"
-    if first.communicates:
-        style = "collective"
-    elif lines in (_role_lines, _stage_lines):
+    if lines in (_role_lines, _stage_lines) and first.role != "send":
         style = "role"
+    elif first.communicates:
+        style = "collective"
     elif first.kind in (Kind.MATMUL, Kind.GROUPED):
         style = "compute"
     elif first.kind == Kind.ATTENTION:

@@ -115,7 +115,8 @@ class Weaver:
         for source in reads:
             kinds = [n.kind for n in (self.nodes[source.node], node) if n.communicates]
             key = (source.node, node.id, "data", source.piece.name)
-            amount = source.piece.bytes + (self.edges[key].bytes if key in self.edges else 0.0)
+            own = source.piece.bytes if node.transfer is None or source.piece.name == "routes" else node.transfer.sent_bytes
+            amount = own + (self.edges[key].bytes if key in self.edges else 0.0)
             collective = kinds[0].value if kinds else ""
             self.edges[key] = Edge(source.node, node.id, "data", source.piece.name, amount, collective)
         return node.id
