@@ -22,17 +22,20 @@ from search_spaces.experts import ExpertDomain
 from search_spaces.space import SearchSpace
 from search_spaces.stages import Choice
 
+Known = dict[tuple[object, ...], tuple[float, float]]
+
 
 def brute_force(env: Setting, space: SearchSpace) -> tuple[float, int]:
     """(least latency over every plan that fits, number of plans); inf when none fits."""
     best, count = math.inf, 0
+    known: Known = {}
     for choice in space.choices():
         count += 1
-        best = min(best, latency(env, space, choice))
+        best = min(best, latency(env, space, choice, known))
     return best, count
 
 
-def latency(env: Setting, space: SearchSpace, choice: Choice) -> float:
+def latency(env: Setting, space: SearchSpace, choice: Choice, known: Known) -> float:
     """Latency of one plan by stepping through it; inf when it does not fit."""
     sizes = space.sizes
     sequences = sizes.batch // choice.replicas // choice.micro_batches
@@ -40,7 +43,7 @@ def latency(env: Setting, space: SearchSpace, choice: Choice) -> float:
         if over_capacity(env, sizes, choice) > 0:
             return math.inf
         return _waves(env, space, choice, sequences)
-    total = _stages(env, space, choice)
+    total = _stages(env, space, choice, known)
     stages = [seconds for seconds, _ in total]
     for stage, (_, memory) in zip(choice.stages, total, strict=True):
         if memory > env.cluster.kind_of(stage.devices[0]).memory_bytes:
@@ -55,9 +58,9 @@ def latency(env: Setting, space: SearchSpace, choice: Choice) -> float:
     return _flow_shop(stages, sends, choice.micro_batches)
 
 
-def _stages(env: Setting, space: SearchSpace, choice: Choice) -> list[tuple[float, float]]:
+def _stages(env: Setting, space: SearchSpace, choice: Choice, known: Known) -> list[tuple[float, float]]:
     """Seconds and bytes of every stage, remembered by what they depend on."""
-    known, start, found = _KNOWN.setdefault(id(env), {}), 0, []
+    start, found = 0, []
     for index, stage in enumerate(choice.stages):
         key = (stage, start, choice.replicas, choice.micro_batches)
         if key not in known:
@@ -65,14 +68,6 @@ def _stages(env: Setting, space: SearchSpace, choice: Choice) -> list[tuple[floa
         found.append(known[key])
         start += stage.layers
     return found
-
-
-_KNOWN: dict[int, dict[tuple[object, ...], tuple[float, float]]] = {}
-
-
-def forget(env: Setting) -> None:
-    """Drop what is remembered of a setting."""
-    _KNOWN.pop(id(env), None)
 
 
 def _flow_shop(stages: list[float], sends: list[float], micro_batches: int) -> float:

@@ -8,7 +8,7 @@ import pytest
 
 from planner.evaluate.evaluation import evaluate
 from planner.solve.optimum import SpaceSearch
-from tests.oracle import brute_force, forget, random_problem
+from tests.oracle import brute_force, random_problem
 
 PROBLEMS = 240
 CHUNK = 10
@@ -22,7 +22,6 @@ def test_brute_force_agrees(first: int) -> None:
         if space.size() > 4000:
             continue
         best, plans = brute_force(env, space)
-        forget(env)
         assert plans == space.size(), seed
         found = SpaceSearch(env, space).run()
         if math.isinf(best):
