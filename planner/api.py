@@ -27,6 +27,8 @@ from search_spaces.space import SearchSpace
 from search_spaces.stages import Choice
 
 VALIDATION_SCHEMA = "planner.validation/1"
+BEST = "best"
+"""What the plan is called that search finds for a problem."""
 PlanRef = str | Path
 
 
@@ -85,7 +87,7 @@ def _found(plan: PlanRef, sets: Sequence[str]) -> tuple[Problem, SearchSpace, st
     """A plan as a space; a problem in the place of a plan is the plan with everything open, so its best plan."""
     if str(plan) in library_names() or _is_problem_file(plan):
         problem = load_problem(plan, sets=sets)
-        return problem, problem.space, "best"
+        return problem, problem.space, BEST
     return load_plan(plan, sets=sets)
 
 

@@ -47,7 +47,7 @@ class Drawer:
 
     def json(self, view: View, layer: int | None = None) -> dict[str, Any]:
         """The part of the graph that a view is drawn from."""
-        from planner.export.dot import dag_json
+        from planner.export.dag_json import dag_json
 
         priced = self.priced(view, layer)
         return {"part": priced.part, **dag_json(priced.graph, priced.seconds, priced.path)}

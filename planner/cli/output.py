@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -38,7 +39,16 @@ def close_quietly() -> None:
 
 def say_json(value: object) -> None:
     """Print a value as JSON, the keys in the order of the value."""
-    say(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str))
+    say(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False, default=str))
+
+
+def _finite(value: object) -> object:
+    """A value with None for what JSON has no number for."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def warn(text: str) -> None:
@@ -47,12 +57,21 @@ def warn(text: str) -> None:
         print("".join(c if c.isprintable() else "?" for c in text), file=sys.stderr, flush=True)
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Rows as aligned text; numbers to the right, long text on several lines."""
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]], widths: Sequence[int | None] | None = None) -> str:
+    """Rows as aligned text; numbers to the right, text wider than its column on several lines."""
+    import textwrap
+
     from tabulate import tabulate
 
-    widest = max(20, 150 // max(1, len(headers)))
-    return str(tabulate(rows, headers=headers, tablefmt="simple", intfmt=",", maxcolwidths=[widest] * len(headers)))
+    def wrapped(text: str, width: int | None) -> str:
+        lines = [textwrap.wrap(line, width) if width else [line] for line in text.splitlines()]
+        return "\n".join(part for parts in lines for part in parts)
+
+    whole = {at for at, column in enumerate(zip(*rows, strict=True)) if all(isinstance(cell, int) for cell in column)}
+    widest = widths or [max(20, 150 // max(1, len(headers)))] * len(headers)
+    cells = [[f"{cell:,}" if at in whole else wrapped(str(cell), widest[at]) for at, cell in enumerate(row)] for row in rows]
+    aligned = ["right" if at in whole else "left" for at in range(len(headers))]
+    return str(tabulate(cells, headers, "simple", disable_numparse=True, colalign=aligned if rows else None))
 
 
 def fields(values: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ def evaluate(plan: Plan, sets: Sets = [], format_: AsFormat = Format.table, json
     from planner.report import evaluation_report
 
     found = price(chosen)
+    _note(plan, chosen)
     if json_ or format_ == Format.json:
         say_json({**found.to_dict(), **_about(chosen), "runtime_s": round(time.monotonic() - start, 3)})
     else:
@@ -41,6 +42,7 @@ def validate(plan: Plan, sets: Sets = [], format_: AsFormat = Format.table, json
     from planner.report import findings_report
 
     found = check(chosen)
+    _note(plan, chosen)
     if json_ or format_ == Format.json:
         say_json({**found.to_dict(), **_about(chosen), "runtime_s": round(time.monotonic() - start, 3)})
     else:
@@ -52,11 +54,19 @@ def validate(plan: Plan, sets: Sets = [], format_: AsFormat = Format.table, json
 def _chosen(plan: str, sets: list[str]) -> Chosen:
     from planner.api import choose
 
-    chosen = choose(plan, sets=sets)
+    return choose(plan, sets=sets)
+
+
+def _note(plan: str, chosen: Chosen) -> None:
+    """Say on standard error that the answer is about a plan that a search completed."""
+    from planner.api import BEST
+    from planner.report.show import count
+
     if chosen.completed:
-        made = f"{chosen.choice.micro_batches} micro-batches, {len(chosen.choice.stages)} stages"
-        warn(f"note: {chosen.name} leaves decisions open; they were completed by search ({made})")
-    return chosen
+        choice = chosen.choice
+        made = f"{count(choice.micro_batches, 'micro-batch')}, {count(len(choice.stages), 'stage')}"
+        what = "is a problem: this is its best plan" if chosen.name == BEST else "leaves decisions open: search made them"
+        warn(f"note: {plan} {what} ({made})")
 
 
 def _about(chosen: Chosen) -> dict[str, Any]:
@@ -110,7 +120,8 @@ def dag(
     from planner.cli.drawing import Drawer
     from planner.files import write_bytes_atomic
 
-    drawer = Drawer(_chosen(plan, sets))
+    chosen = _chosen(plan, sets)
+    drawer = Drawer(chosen)
     if form == Drawing.json:
         text = json.dumps(drawer.json(view.value, layer), indent=1, ensure_ascii=False)
     else:
@@ -119,6 +130,7 @@ def dag(
         from planner.export.dot import dag_svg
 
         text = dag_svg(text).decode()
+    _note(plan, chosen)
     if out is None:
         say(text.rstrip("\n"))
     else:

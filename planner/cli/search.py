@@ -152,7 +152,7 @@ def _write(found: Result, out: Path, seconds: float) -> Path:
     import os
     import platform
 
-    from planner.api import Chosen
+    from planner.api import BEST, Chosen
     from planner.cli.drawing import drawings
     from planner.evaluate.setting import setting
     from planner.store import write_run
@@ -160,7 +160,7 @@ def _write(found: Result, out: Path, seconds: float) -> Path:
     problem, views = found.problem, {}
     if found.choice is not None:
         env = setting(problem.model, problem.workload, problem.cluster)
-        views = drawings(Chosen(problem, env, "best", found.choice))
+        views = drawings(Chosen(problem, env, BEST, found.choice))
     facts = {
         "runtime_s": round(seconds, 3),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - seconds)),
@@ -184,5 +184,11 @@ def _tell_all(answers: list[tuple[Result, float]]) -> None:
         hand = [
             f"{h.name} x{h.ratio_to_best:.3f}" if h.ratio_to_best else f"{h.name} fits nowhere" for h in found.hand_designed
         ]
-        rows.append((found.problem.name, found.status, value, ", ".join(hand), f"{seconds:.1f}", plan))
-    say(table(["problem", "status", answers[0][0].objective, "hand-designed plans", "runtime_s", "best plan"], rows))
+        rows.append((found.problem.name, found.status, value, "\n".join(hand), f"{seconds:.1f}", plan))
+    say(
+        table(
+            ["problem", "status", answers[0][0].objective, "hand-designed plans", "runtime_s", "best plan"],
+            rows,
+            [None] * 5 + [70],
+        )
+    )
