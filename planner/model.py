@@ -88,7 +88,7 @@ class Attention:
     q_bias: bool = False
     kv_bias: bool = False
     o_bias: bool = False
-    qk_norm: Literal["none", "head", "full"] = "none"
+    qk_norm: Literal["none", "head"] = "none"
     qk_norm_weights: bool = True
     sinks: bool = False
     softcap: float | None = None
@@ -127,9 +127,8 @@ class Attention:
         if self.o_bias:
             yield Weight("o_bias", (hidden,), "attention")
         if self.qk_norm != "none" and self.qk_norm_weights:
-            whole = self.qk_norm == "full"
-            yield Weight("q_norm", (q if whole else self.head_dim,), "norm")
-            yield Weight("k_norm", (k if whole else self.head_dim,), "norm")
+            yield Weight("q_norm", (self.head_dim,), "norm")
+            yield Weight("k_norm", (self.head_dim,), "norm")
         if self.sinks:
             yield Weight("sinks", (self.heads,), "attention")
 

@@ -19,7 +19,7 @@ ACTIVATIONS: dict[str, tuple[str, bool]] = {
 }
 _ALWAYS_GATED = ("swiglu", "geglu", "geglu_tanh")
 _ROPES: tuple[Literal["none", "half", "interleaved"], ...] = ("none", "half", "interleaved")
-_QK_NORMS: tuple[Literal["none", "head", "full"], ...] = ("none", "head", "full")
+_QK_NORMS: tuple[Literal["none", "head"], ...] = ("none", "head")
 
 
 def read_attention(fields: Fields, hidden: int) -> Attention:

@@ -59,8 +59,8 @@ def read_spec(mapping: Mapping[str, object], source: str = "") -> ModelSpec:
 def _read_layers(fields: Fields, hidden: int, norm_kind: NormKind) -> tuple[Layer, ...]:
     count = fields.integer("layers", low=1, high=MAX_LAYERS)
     norms = fields.integer("norms", default=2)
-    if norms not in (0, 1, 2, 4):
-        raise fields.error("norms", "0, 1, 2 or 4 norms a layer")
+    if norms not in (2, 4):
+        raise fields.error("norms", "2 norms a layer (before attention and FFN) or 4 (after them, too)")
     parallel = fields.boolean("parallel_residual", default=False)
 
     attentions = [read_attention(fields.mapping("attention"), hidden)] * count
