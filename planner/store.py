@@ -21,13 +21,14 @@ from planner.search import Result
 
 DIGITS = 10
 VIEWS = frozenset({"model", "layer", "mha", "mlp", "moe", "communication"})
+NAMED = re.compile(r"drawings/[A-Za-z0-9_-]{1,60}")
 Views = Mapping[str, tuple[str, bytes]]
 
 
 def write_run(result: Result, folder: Path, views: Views, run_facts: Mapping[str, object]) -> Path:
     """Write the run folder of a result under `folder`, in place of an older one; returns its path.
 
-    `views` gives the DOT text and the SVG of each drawing by name (the best plan's; none where there is no plan).
+    `views` gives the DOT text and the SVG of each drawing by name (see `view_files`; none where there is no plan).
     `run_facts` (times, host) go to `run.json` alone. On an error the older folder is left as it was.
     """
     name = safe_name(result.problem.name)
@@ -60,12 +61,13 @@ def run_files(result: Result) -> dict[str, bytes]:
 
 
 def view_files(views: Views) -> dict[str, bytes]:
-    """The drawings as files below `dag/`."""
-    unknown = sorted(set(views) - VIEWS)
+    """The drawings as files: views of the best plan below `dag/`, `drawings/NAME` where they are named so."""
+    unknown = sorted(name for name in views if name not in VIEWS and not NAMED.fullmatch(name))
     if unknown:
-        raise InputError("views", unknown[0], "one of " + ", ".join(sorted(VIEWS)))
-    dots = {f"dag/{name}.dot": dot.encode() for name, (dot, _) in views.items()}
-    return dots | {f"dag/{name}.svg": svg for name, (_, svg) in views.items() if svg}
+        raise InputError("views", unknown[0], "drawings/NAME or one of " + ", ".join(sorted(VIEWS)))
+    place = {name: f"dag/{name}" if name in VIEWS else name for name in views}
+    dots = {f"{place[name]}.dot": dot.encode() for name, (dot, _) in views.items()}
+    return dots | {f"{place[name]}.svg": svg for name, (_, svg) in views.items() if svg}
 
 
 def stable_json(data: object) -> str:

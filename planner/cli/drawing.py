@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from planner.errors import InputError
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from planner.export.views import View
     from planner.graph.nodes import Graph
     from planner.model import Layer
+    from planner.problem import Problem
 
 WHOLE_MODEL = 2_000
 """Layers x GPUs up to which a drawing of the whole model holds every layer."""
@@ -127,3 +129,13 @@ def drawings(chosen: Chosen) -> dict[str, tuple[str, bytes]]:
     drawer = Drawer(chosen)
     dots = {view: drawer.dot(view) for view in drawer.views()}
     return {view: (dot, dag_svg(dot)) for view, dot in dots.items()}
+
+
+def listed_drawings(problem: Problem, plans: Mapping[str, Chosen]) -> dict[str, tuple[str, bytes]]:
+    """DOT and SVG of the drawings that a problem lists of its hand-designed plans, as `drawings/NAME`."""
+    from planner.export.dot import dag_svg
+
+    drawers = {name: Drawer(chosen) for name, chosen in plans.items()}
+    listed = [drawing for drawing in problem.drawings if drawing.plan in drawers]
+    dots = {f"drawings/{d.name}": drawers[d.plan].dot(cast("View", d.view), d.layer) for d in listed}
+    return {name: (dot, dag_svg(dot)) for name, dot in dots.items()}

@@ -68,7 +68,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]], widths: Sequ
         return "\n".join(part for parts in lines for part in parts)
 
     whole = {at for at, column in enumerate(zip(*rows, strict=True)) if all(isinstance(cell, int) for cell in column)}
-    widest = widths or [max(20, 150 // max(1, len(headers)))] * len(headers)
+    widest = widths or [max(36, 150 // max(1, len(headers)))] * len(headers)
     cells = [[f"{cell:,}" if at in whole else wrapped(str(cell), widest[at]) for at, cell in enumerate(row)] for row in rows]
     aligned = ["right" if at in whole else "left" for at in range(len(headers))]
     return str(tabulate(cells, headers, "simple", disable_numparse=True, colalign=aligned if rows else None))

@@ -153,7 +153,7 @@ def _write(found: Result, out: Path, seconds: float) -> Path:
     import platform
 
     from planner.api import BEST, Chosen
-    from planner.cli.drawing import drawings
+    from planner.cli.drawing import drawings, listed_drawings
     from planner.evaluate.setting import setting
     from planner.store import write_run
 
@@ -161,6 +161,9 @@ def _write(found: Result, out: Path, seconds: float) -> Path:
     if found.choice is not None:
         env = setting(problem.model, problem.workload, problem.cluster)
         views = drawings(Chosen(problem, env, BEST, found.choice))
+        plans = {hand.name: hand.best_completion.choice or hand.as_written.choice for hand in found.hand_designed}
+        chosen = {name: Chosen(problem, env, name, choice) for name, choice in plans.items() if choice is not None}
+        views |= listed_drawings(problem, chosen)
     facts = {
         "runtime_s": round(seconds, 3),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - seconds)),

@@ -14,6 +14,16 @@ from search_spaces.space import SearchSpace
 PROBLEM_SCHEMA = "planner.problem/1"
 
 
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A drawing of a hand-designed plan that the problem's source lists: which view, and of which layer (None: all)."""
+
+    name: str
+    plan: str
+    view: str
+    layer: int | None
+
+
 @dataclass(frozen=True)
 class Problem:
     """A model, a workload and a cluster with what may be chosen for them.
@@ -29,6 +39,7 @@ class Problem:
     claims: what the source claims about its plans, as written in the file
     unrestricted: the space with the number of replicas open
     restrictions: what the space leaves out, in words
+    drawings: drawings of its hand-designed plans that a stored run holds besides those of the best plan
     raw: the resolved mapping, for `problem_to_dict`
 
     """
@@ -45,6 +56,7 @@ class Problem:
     claims: tuple[dict[str, object], ...]
     unrestricted: SearchSpace
     restrictions: tuple[str, ...]
+    drawings: tuple[Drawing, ...]
     raw: dict[str, object]
 
     @property

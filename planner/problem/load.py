@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from planner.fields import Fields
 from planner.model import ModelSpec
 from planner.models import load_model
 from planner.plan import merge_plans, plan_space
-from planner.problem.core import PROBLEM_SCHEMA, Problem
+from planner.problem.core import PROBLEM_SCHEMA, Drawing, Problem
 from planner.problem.library import beside, is_path, library_names, problem_mapping
 from planner.problem.models import changeable, model_mapping, shorten
 from planner.problem.settings import change, parse_sets
@@ -22,7 +23,21 @@ from planner.workload import load_workload, workload_to_dict
 from search_spaces.space import SearchSpace
 
 DEFAULT_CLUSTER = "2x8-h100"
-FIELDS = ("schema", "name", "source", "model", "workload", "cluster", "space", "pins", "plans", "assumptions", "claims")
+DRAWING_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
+FIELDS = (
+    "schema",
+    "name",
+    "source",
+    "model",
+    "workload",
+    "cluster",
+    "space",
+    "pins",
+    "plans",
+    "drawings",
+    "assumptions",
+    "claims",
+)
 Ref = str | Path | Mapping[str, object]
 
 
@@ -124,8 +139,27 @@ def _build(whole: dict[str, object], source: str, changed: bool) -> Problem:
         claims=tuple(dict(claim.values) for claim in fields.mappings("claims")),
         unrestricted=replace(space, replicas=None),
         restrictions=restrictions(fields.raw("space"), pins),
+        drawings=_drawings(_mapping(fields, "drawings"), plans, len(model.layers), source),
         raw=_raw({**whole, **written}, model),
     )
+
+
+def _drawings(section: Mapping[str, object], plans: Mapping[str, SearchSpace], layers: int, source: str) -> tuple[Drawing, ...]:
+    """Named drawings of hand-designed plans; those of plans that a change left out are left out, too."""
+    found = []
+    for name, value in section.items():
+        if not DRAWING_NAME.fullmatch(name):
+            raise InputError("drawings", name, "names of letters, digits, - and _, at most 60", source)
+        fields = Fields({name: value}, source, "drawings").mapping(name)
+        drawing = Drawing(
+            name,
+            fields.text("plan"),
+            fields.choice("view", ("model", "layer", "mha", "mlp", "moe", "communication")),
+            fields.maybe_integer("layer", high=layers - 1),
+        )
+        fields.done()
+        found.append(drawing)
+    return tuple(drawing for drawing in found if drawing.plan in plans)
 
 
 def _sourced(ref: str | Mapping[str, object], source: str, facts: str) -> ModelSpec:
