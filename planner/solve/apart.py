@@ -198,19 +198,20 @@ class ApartSpace:
 
     def _branch(self, replicas: int, micro_batches: int) -> tuple[Candidates, ...]:
         """Candidates of a branch; attention options that another one beats in everything are left out."""
-        key = (self.space.sequences(replicas, micro_batches), replicas)
+        kept = self.sizes.batch // replicas if self.env.context.keeps_cache else 0
+        key = (self.space.sequences(replicas, micro_batches), kept, self.space.stride(replicas))
         if key not in self._branches:
             self._branches[key] = self._tabulate(*key)
         return self._branches[key]
 
     @cached_property
-    def _branches(self) -> dict[tuple[int, int], tuple[Candidates, ...]]:
+    def _branches(self) -> dict[tuple[int, int, int], tuple[Candidates, ...]]:
         return {}
 
-    def _tabulate(self, sequences: int, replicas: int) -> tuple[Candidates, ...]:
-        """One table per pair of GPU kinds."""
+    def _tabulate(self, sequences: int, kept: int, stride: int) -> tuple[Candidates, ...]:
+        """One table per pair of GPU kinds; `kept` sequences stay in a replica's cache, which may use `stride` ranks."""
         rows: dict[tuple[str, str], list[Ints]] = {}
-        allowed, kinds = self.space.separate_splits(self.space.stride(replicas)), self.env.cluster.device_kinds
+        allowed, kinds = self.space.separate_splits(stride), self.env.cluster.device_kinds
         for number, (near, far) in enumerate(self.splits):
             if near not in self.near or (len(near), len(far)) not in allowed or len(near) > sequences * self.sizes.query_length:
                 continue
@@ -220,7 +221,7 @@ class ApartSpace:
             block[3] = np.tile(np.arange(placements), pairs.shape[1])
             rows.setdefault((kinds[near[0]], kinds[far[0]]), []).append(block)
         joined = {pair: np.concatenate(blocks, axis=1) for pair, blocks in rows.items()}
-        return tuple(self._price(sequences, replicas, pair, *block) for pair, block in joined.items() if block.size)
+        return tuple(self._price(sequences, kept, pair, *block) for pair, block in joined.items() if block.size)
 
     def _useful(self, near: tuple[int, ...], sequences: int) -> Ints:
         """(partition, FFN) pairs [2, n] of an attention side that no other with the same grid and split beats in all bills."""
@@ -274,7 +275,7 @@ class ApartSpace:
         return np.array(pairs, dtype=np.int64).reshape(-1, 2).T
 
     def _price(
-        self, sequences: int, replicas: int, kinds: tuple[str, str], split: Ints, partition: Ints, mlp: Ints, placement: Ints
+        self, sequences: int, kept: int, kinds: tuple[str, str], split: Ints, partition: Ints, mlp: Ints, placement: Ints
     ) -> Candidates:
         """Price all candidates of one pair of GPU kinds."""
         nears = tuple(self.near)
@@ -297,7 +298,7 @@ class ApartSpace:
         layers = [(kind, layer) for kind, layer in enumerate(self.env.kinds) if layer.moe]
         far = {kind: expert_side(self.env, layer, few).take(of_case) for kind, layer in layers}
         cases = Cases(*columns, *lists, *kinds)
-        price = separate_price(self.env, near, far, cases, np.ceil(self.sizes.batch // replicas / parts))
+        price = separate_price(self.env, near, far, cases, np.ceil(kept / parts))
         memory = [self.env.cluster.kinds[kind].memory_bytes + self._extra for kind in kinds]
         chain, load = price.times.bound
         spare, far_spare = memory[0] - price.attention_bytes, memory[1] - price.expert_bytes

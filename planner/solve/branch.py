@@ -48,8 +48,8 @@ class Branch:
 
     @property
     def replica_batch(self) -> int:
-        """Sequences of one replica."""
-        return self.sequences * self.micro_batches
+        """Sequences whose cache a replica keeps: its whole batch, or none where no cache is kept."""
+        return self.sequences * self.micro_batches if self.priced.env.context.keeps_cache else 0
 
     @cached_property
     def stride(self) -> int:
