@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -172,26 +173,43 @@ def search(
     """
     env = setting(problem.model, problem.workload, problem.cluster)
     limits = limits or Limits()
+    start = time.monotonic()
     asked = SpaceSearch(env, problem.space, objective, limits)
     optimum = asked.run(progress=progress)
     size = str(problem.space.size())
     if optimum.choice is None:
-        reason = infeasibility(problem, env, optimum, objective, limits)
+        reason = infeasibility(problem, env, optimum, objective, limits) if optimum.complete else None
         status = "infeasible" if optimum.complete else "timeout"
         return Result(
-            problem, objective, status, None, None, None, size, optimum, None, None, (), (), (), None, reason, limits.seed
-        )
+            problem, objective, status, None, None, None, size, optimum, None, None, (), (), (), None, reason, limits.seed,
+            optimum.interrupted,
+        )  # fmt: skip
     value, bound = in_unit(problem, objective, optimum.value), in_unit(problem, objective, optimum.bound)
     gap = abs(bound - value) / abs(value)
-    details = details and not optimum.interrupted
-    return Result(
-        problem, objective, "optimal" if optimum.complete and gap <= 1e-6 else "feasible", value, bound, gap, size, optimum,
-        optimum.choice, evaluate(env, problem.sizes, optimum.choice),
-        alternatives(asked, problem, optimum, top),
-        decisions(asked, problem, optimum) if details else (),
-        tuple(hand_designed(problem, env, name, optimum.value, objective, limits) for name in problem.plans) if details else (),
-        unrestricted(problem, env, objective, limits, optimum) if details else None, None, limits.seed, optimum.interrupted,
+    status = "optimal" if optimum.complete and gap <= 1e-6 else "feasible"
+    plain = Result(
+        problem, objective, status, value, bound, gap, size, optimum, optimum.choice,
+        evaluate(env, problem.sizes, optimum.choice), (), (), (), None, None, limits.seed, optimum.interrupted,
     )  # fmt: skip
+    if not details or optimum.interrupted or time.monotonic() - start > limits.seconds:
+        return replace(plain, alternatives=alternatives(asked, problem, optimum, top))
+    try:
+        return _detailed(plain, asked, top, limits, progress)
+    except KeyboardInterrupt:
+        return replace(plain, interrupted=True)
+
+
+def _detailed(plain: Result, asked: SpaceSearch, top: int, limits: Limits, progress: Progress | None) -> Result:
+    """The answer with what a reader asks next: other plans, every decision, the hand-designed plans, replicas open."""
+    problem, optimum, objective, env = plain.problem, plain.optimum, plain.objective, asked.env
+    say = progress or (lambda text: None)
+    say(f"optimum {optimum.value:.6g} found and proven; enumerating decisions")
+    enumerated = decisions(asked, problem, optimum)
+    say("comparing with the hand-designed plans")
+    hand = tuple(hand_designed(problem, env, name, optimum.value, objective, limits) for name in problem.plans)
+    free = unrestricted(problem, env, objective, limits, optimum)
+    others = alternatives(asked, problem, optimum, top)
+    return replace(plain, alternatives=others, decisions=enumerated, hand_designed=hand, unrestricted=free)
 
 
 def in_unit(problem: Problem, objective: Name, seconds: float) -> float:

@@ -16,6 +16,7 @@ from search_spaces.experts import ExpertPlacement
 from search_spaces.stages import StageChoice
 
 Fields = dict[str, object]
+MANY_LAYERS, FEW_STAGES = 32, 4
 COUNTS = frozenset({"batch_parts", "context_parts", "tensor_ways"})
 
 
@@ -62,7 +63,11 @@ def _stages(search: SpaceSearch) -> Decision:
     """One row per stage count; cost is not enumerated by it."""
     if search.objective == "cost":
         return Decision("stages", ())
-    return Decision("stages", tuple(_row(str(count), value) for count, value in search.by_stage_count()))
+    deep = search.sizes.layers > MANY_LAYERS
+    rows = [_row(str(count), value) for count, value in search.by_stage_count(FEW_STAGES if deep else None)]
+    if deep and rows:
+        rows.append(DecisionValue(f"over {FEW_STAGES}", None, f"not enumerated for models of more than {MANY_LAYERS} layers"))
+    return Decision("stages", tuple(rows))
 
 
 def _held(search: SpaceSearch, optimum: Optimum, label: str, pin: Pin) -> DecisionValue:

@@ -66,6 +66,13 @@ class PipelineTable:
                 table[end] = [0.0 if width == end else back for width in self.widths]
         return table
 
+    @cached_property
+    def times(self) -> Array:
+        """Every different time that a stage, a send or the tokens' way back may take, ascending."""
+        parts = [*(stage.ravel() for stage in self.stage), self.send.ravel(), self.feedback.ravel()]
+        found = np.unique(np.concatenate(parts))
+        return found[np.isfinite(found)]
+
     def sweep(self, limit: float = np.inf, *, minimax: bool = False) -> Sweep:
         """Run the program with every stage and send at most `limit`."""
         if self.counts is None:

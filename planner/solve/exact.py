@@ -1,7 +1,13 @@
-"""The exact optimum of one branch: sweeps of the dynamic program with a falling limit on the slowest time."""
+"""The exact optimum of a branch: sweeps of the dynamic program under limits on the slowest time, halved where it matters.
+
+A sweep under a limit gives the least chain of any pipeline whose stages and sends all stay within it. So a pipeline whose
+slowest time lies in (low, high] is worth at least the objective of that chain with `low`: intervals that cannot beat the
+best value known are closed, the others are halved at the times that stages and sends really have.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +20,9 @@ Array = NDArray[np.float64]
 SAME = 1e-9
 """Values this close, relative to each other, are a tie."""
 
+Sweep = Callable[[float], tuple[Array, Array]]
+"""Least chain and slowest time of the pipeline that has it, per lane, under a limit (inf where there is none)."""
+
 
 @dataclass(frozen=True)
 class BranchOptimum:
@@ -22,60 +31,89 @@ class BranchOptimum:
     path: Path | None
     value: float
     sweeps: int
-    least_chain: float
-    least_slowest: float
+
+
+class _Search:
+    """Best values per lane, by halving intervals of limits that lanes share."""
+
+    def __init__(self, sweep: Sweep, objective: Objective, times: Array, slowest: Array, cutoffs: Array) -> None:
+        self.sweep, self.objective, self.times, self.slowest = sweep, objective, times, slowest
+        self.best, self.sweeps = cutoffs.copy(), 0
+
+    def run(self) -> Array:
+        """Least value per lane that beats its cutoff, else the cutoff."""
+        if np.isfinite(self.slowest).any():
+            low = int(np.searchsorted(self.times, self.slowest.min() * (1 - SAME)))
+            self._close(low - 1, self.times.size - 1, *self._probe(self.times.size - 1))
+        return self.best
+
+    def _probe(self, index: int) -> tuple[Array, Array]:
+        """Sweep with the limit `times[index]` and keep what is better than the best known."""
+        self.sweeps += 1
+        chain, slowest = self.sweep(float(self.times[index]))
+        value = np.where(np.isfinite(chain), self.objective.values(chain, np.where(np.isfinite(chain), slowest, 0.0)), np.inf)
+        self.best = np.minimum(self.best, value)
+        return chain, slowest
+
+    def _close(self, low: int, high: int, chain: Array, slowest: Array) -> None:
+        """Close the pipelines whose slowest time is one of `times[low + 1 .. high]`; `chain` is the least under the latter."""
+        while True:
+            floor = np.maximum(self.slowest, self.times[low + 1])
+            finite = np.isfinite(chain)
+            bound = np.where(finite, self.objective.values(np.where(finite, chain, 0.0), floor), np.inf)
+            open_lanes = bound < self.best * (1 - SAME)
+            if not open_lanes.any():
+                return
+            high = min(high, int(np.searchsorted(self.times, slowest[open_lanes].max())) - 1)
+            if high <= low:
+                return
+            middle = (low + high) // 2 if high - low > 1 else high
+            found = self._probe(middle)
+            if middle == high:
+                chain, slowest = found
+                continue
+            self._close(middle, high, chain, slowest)
+            high, (chain, slowest) = middle, found
 
 
 def branch_optimum(
     table: PipelineTable, objective: Objective, cutoff: float = np.inf, first_end: int = 1, last_end: int | None = None
 ) -> BranchOptimum:
-    """Least objective below `cutoff` of pipelines that use at least `first_end` and at most `last_end` ranks.
+    """Least objective below `cutoff` of pipelines that use at least `first_end` and at most `last_end` ranks."""
+    ends = slice(first_end, (table.ranks if last_end is None else last_end) + 1)
+    least = table.sweep(minimax=True).final[ends].min()
+    found: list[Path] = []
 
-    A sweep finds the least chain under a limit. Any pipeline whose slowest time is at least that of the one found has
-    no smaller chain, so it is no better: the limit falls below it. The sweeps end when even the least slowest time
-    cannot make up for the chain.
-    """
-    end = table.ranks if last_end is None else last_end
-    slowest = float(table.sweep(minimax=True).final[first_end : end + 1].min())
-    best, path, sweeps, limit, least = cutoff, None, 1, np.inf, np.inf
-    while np.isfinite(slowest) and slowest <= limit:
-        sweep = table.sweep(limit)
-        sweeps += 1
-        final = sweep.final[first_end : end + 1]
+    def sweep(limit: float) -> tuple[Array, Array]:
+        run = table.sweep(limit)
+        final = run.final[ends]
         chain = float(final.min())
-        least = min(least, chain)
-        if not np.isfinite(chain) or objective.value(chain, slowest) >= best:
-            break
+        if not np.isfinite(chain):
+            return np.array([np.inf]), np.array([np.inf])
         at = np.unravel_index(int((final > chain * (1 + SAME)).argmin()), final.shape)
-        found = sweep.path(first_end + int(at[0]), int(at[1]))
-        value = objective.value(found.chain, found.slowest)
-        if value < best:
-            best, path = value, found
-        limit = float(np.nextafter(found.slowest, 0.0))
-    return BranchOptimum(path, best if path else np.inf, sweeps, least, slowest)
+        found.append(run.path(first_end + int(at[0]), int(at[1])))
+        return np.array([found[-1].chain]), np.array([found[-1].slowest])
+
+    search = _Search(sweep, objective, table.times, np.array([least]), np.array([cutoff]))
+    search.run()
+    better = [path for path in found if objective.value(path.chain, path.slowest) < cutoff]
+    if not better:
+        return BranchOptimum(None, np.inf, search.sweeps)
+    best = min(better, key=lambda path: objective.value(path.chain, path.slowest))
+    return BranchOptimum(best, objective.value(best.chain, best.slowest), search.sweeps)
 
 
 def stage_count_optima(table: PipelineTable, objective: Objective, levels: int, cutoffs: Array) -> Array:
-    """Least objective of pipelines of 1, 2, ... `levels` stages, where it beats that count's cutoff (else inf) [levels].
+    """Least objective of pipelines of 1, 2, ... `levels` stages, or that count's cutoff where none beats it [levels]."""
+    least = LevelSweep(table, levels, minimax=True).final[:, 1:].min(axis=(1, 2))
 
-    The sweeps are those of `branch_optimum` under one limit for all counts, which falls below the largest slowest time of
-    the counts that are still open.
-    """
-    best, found, limit = cutoffs.copy(), np.full(levels, np.inf), np.inf
-    slowest = LevelSweep(table, levels, minimax=True).final[:, 1:].min(axis=(1, 2))
-    active = np.isfinite(slowest)
-    while active.any():
-        sweep, longest = LevelSweep(table, levels, limit), 0.0
-        chain = sweep.final[:, 1:].min(axis=(1, 2))
-        for level in np.nonzero(active)[0].tolist():
-            if not np.isfinite(chain[level]) or objective.value(float(chain[level]), float(slowest[level])) >= best[level]:
-                active[level] = False
-                continue
-            end, w = np.unravel_index(int(sweep.final[level, 1:].argmin()), sweep.final[level, 1:].shape)
-            time = sweep.slowest(level, int(end) + 1, int(w))
-            value, longest = objective.value(float(chain[level]), time), max(longest, time)
-            if value < best[level]:
-                best[level] = found[level] = value
-        limit = float(np.nextafter(longest, 0.0))
-        active &= slowest <= limit
-    return found
+    def sweep(limit: float) -> tuple[Array, Array]:
+        run = LevelSweep(table, levels, limit)
+        final = run.final[:, 1:]
+        chain, slowest = final.min(axis=(1, 2)), np.full(levels, np.inf)
+        for level in np.nonzero(np.isfinite(chain))[0].tolist():
+            end, w = np.unravel_index(int(final[level].argmin()), final[level].shape)
+            slowest[level] = run.slowest(level, int(end) + 1, int(w))
+        return chain, slowest
+
+    return _Search(sweep, objective, table.times, least, cutoffs).run()

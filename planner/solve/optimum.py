@@ -114,7 +114,7 @@ class SpaceSearch:
             if bound > best * (1 + SAME):
                 counts.drop("bound" if np.isfinite(bound) else "no option", 1)
                 continue
-            if time.monotonic() - start > self.limits.seconds and found:
+            if time.monotonic() - start > self.limits.seconds:
                 complete = False
                 bounds.append(bound)
                 continue
@@ -174,10 +174,11 @@ class SpaceSearch:
             best = min(best, apart.value) if apart is not None else best
         return best
 
-    def by_stage_count(self) -> list[tuple[int, float]]:
-        """Least objective for every stage count that the space allows (inf where no such plan fits)."""
+    def by_stage_count(self, most: int | None = None) -> list[tuple[int, float]]:
+        """Least objective for every stage count that the space allows, up to `most` (inf where no such plan fits)."""
         branches = [self.branch(r, m) for r, m in self.space.branches]
         counts = self.space.stage_counts(max((b.stride for b in branches), default=0))
+        counts = tuple(count for count in counts if most is None or count <= most)
         best = np.full(max(counts, default=0), np.inf)
         for bound, _, branch in sorted((self.bound(b), i, b) for i, b in enumerate(branches)):
             levels = min(best.size, max(self.space.stage_counts(branch.stride), default=0))
@@ -185,7 +186,7 @@ class SpaceSearch:
                 continue
             table = PipelineTable(branch, self.arrays(branch))
             found = stage_count_optima(table, self._objective(branch.micro_batches), levels, best[:levels])
-            best[:levels] = np.minimum(best[:levels], found)
+            best[:levels] = found
         for branch in branches if 1 in counts else []:
             apart = self._with_experts_apart(branch, float(best[0]))
             best[0] = min(best[0], apart.value) if apart is not None else best[0]
