@@ -58,8 +58,8 @@ class _Search:
     def _close(self, low: int, high: int, chain: Array, slowest: Array) -> None:
         """Close the pipelines whose slowest time is one of `times[low + 1 .. high]`; `chain` is the least under the latter."""
         while True:
-            floor = np.maximum(self.slowest, self.times[low + 1])
             finite = np.isfinite(chain)
+            floor = np.where(finite, np.maximum(self.slowest, self.times[low + 1]), 0.0)
             bound = np.where(finite, self.objective.values(np.where(finite, chain, 0.0), floor), np.inf)
             open_lanes = bound < self.best * (1 - SAME)
             if not open_lanes.any():
