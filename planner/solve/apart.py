@@ -118,7 +118,8 @@ class ApartSpace:
             return None
         for candidates in self._branch(replicas, micro_batches):
             bound = np.maximum(candidates.chain, micro_batches * candidates.load)
-            index = np.nonzero((bound < cutoff) & self._agree(candidates, pin))[0]
+            allowed = self._reachable(replicas)[candidates.split]
+            index = np.nonzero((bound < cutoff) & allowed & self._agree(candidates, pin))[0]
             index = index[np.argsort(bound[index], kind="stable")]
             for wave in self.space.waves(micro_batches):
                 if pin and pin.get("in_flight", wave) != wave:
@@ -138,6 +139,11 @@ class ApartSpace:
             if len(near) < self.space.stride(replicas)
         ]
         return micro_batches * min(least, default=np.inf)
+
+    def _reachable(self, replicas: int) -> NDArray[np.bool_]:
+        """Which splits a replica's ranks have room for."""
+        pairs = set(self.space.separate_splits(self.space.stride(replicas)))
+        return np.array([(len(near), len(far)) in pairs for near, far in self.splits], dtype=bool)
 
     def _agree(self, candidates: Candidates, pin: Pin | None) -> NDArray[np.bool_]:
         """Which candidates agree with a pin."""
@@ -165,8 +171,11 @@ class ApartSpace:
 
     def least_excess(self, replicas: int, micro_batches: int) -> float:
         """Fewest bytes by which a candidate exceeds the memory (inf without candidates)."""
-        wave = min(self.space.waves(micro_batches), default=1)
-        return min((float(self._excess(c, wave).min()) for c in self._branch(replicas, micro_batches)), default=np.inf)
+        wave, least = min(self.space.waves(micro_batches), default=1), np.inf
+        for candidates in self._branch(replicas, micro_batches):
+            excess = self._excess(candidates, wave)[self._reachable(replicas)[candidates.split]]
+            least = min(least, float(excess.min(initial=np.inf)))
+        return least
 
     def _excess(self, candidates: Candidates, wave: int) -> Array:
         """Bytes by which the fuller side exceeds its memory with `wave` micro-batches in flight [N]."""
@@ -199,21 +208,21 @@ class ApartSpace:
     def _branch(self, replicas: int, micro_batches: int) -> tuple[Candidates, ...]:
         """Candidates of a branch; attention options that another one beats in everything are left out."""
         kept = self.sizes.batch // replicas if self.env.context.keeps_cache else 0
-        key = (self.space.sequences(replicas, micro_batches), kept, self.space.stride(replicas))
+        key = (self.space.sequences(replicas, micro_batches), kept)
         if key not in self._branches:
             self._branches[key] = self._tabulate(*key)
         return self._branches[key]
 
     @cached_property
-    def _branches(self) -> dict[tuple[int, int, int], tuple[Candidates, ...]]:
+    def _branches(self) -> dict[tuple[int, int], tuple[Candidates, ...]]:
         return {}
 
-    def _tabulate(self, sequences: int, kept: int, stride: int) -> tuple[Candidates, ...]:
-        """One table per pair of GPU kinds; `kept` sequences stay in a replica's cache, which may use `stride` ranks."""
+    def _tabulate(self, sequences: int, kept: int) -> tuple[Candidates, ...]:
+        """One table per pair of GPU kinds; `kept` sequences stay in a replica's cache."""
         rows: dict[tuple[str, str], list[Ints]] = {}
-        allowed, kinds = self.space.separate_splits(stride), self.env.cluster.device_kinds
+        kinds = self.env.cluster.device_kinds
         for number, (near, far) in enumerate(self.splits):
-            if near not in self.near or (len(near), len(far)) not in allowed or len(near) > sequences * self.sizes.query_length:
+            if near not in self.near or len(near) > sequences * self.sizes.query_length:
                 continue
             pairs, placements = self._useful(near, sequences), len(self.placements(len(far)))
             block = np.full((4, pairs.shape[1] * placements), number, dtype=np.int64)
