@@ -10,6 +10,7 @@ from typing import Any
 
 from planner.check.findings import Finding
 from planner.check.validate import check_choice
+from planner.errors import InputError
 from planner.evaluate.evaluation import Evaluation, evaluate
 from planner.evaluate.setting import Setting, setting
 from planner.plan import choice_to_dict
@@ -172,6 +173,9 @@ def search(
     input only: a problem that nothing fits has status `infeasible`.
     """
     env = setting(problem.model, problem.workload, problem.cluster)
+    free = [kind.name for kind in problem.cluster.kinds.values() if kind.price_per_hour <= 0]
+    if objective == "cost" and free:
+        raise InputError(f"cluster: price_per_hour of {free[0]}", 0, "a price above 0 dollars, to search for the least cost")
     limits = limits or Limits()
     start = time.monotonic()
     asked = SpaceSearch(env, problem.space, objective, limits)

@@ -111,13 +111,25 @@ class ApartSpace:
             if near in self.near
         ) * len(self.sequences)
 
-    def best(self, replicas: int, micro_batches: int, cutoff: float, pin: Pin | None = None) -> ApartFound | None:
-        """The best plan of a branch below `cutoff` seconds, among those that agree with the pin."""
+    def best(
+        self,
+        replicas: int,
+        micro_batches: int,
+        cutoff: float,
+        pin: Pin | None = None,
+        weight: Callable[[int], float] | None = None,
+    ) -> ApartFound | None:
+        """The best plan of a branch below `cutoff`, among those that agree with the pin.
+
+        Its value is seconds of the pass, times `weight` of the GPUs of a replica where one is given.
+        """
+        weights = np.array([1.0 if weight is None else weight(len(near) + len(far)) for near, far in self.splits])
         found = None
-        if self._bound(replicas, micro_batches) >= cutoff:
+        if self._bound(replicas, micro_batches) * weights.min(initial=np.inf) >= cutoff:
             return None
         for candidates in self._branch(replicas, micro_batches):
-            bound = np.maximum(candidates.chain, micro_batches * candidates.load)
+            scale = weights[candidates.split]
+            bound = np.maximum(candidates.chain, micro_batches * candidates.load) * scale
             allowed = self._reachable(replicas)[candidates.split]
             index = np.nonzero((bound < cutoff) & allowed & self._agree(candidates, pin))[0]
             index = index[np.argsort(bound[index], kind="stable")]
@@ -125,7 +137,7 @@ class ApartSpace:
                 if pin and pin.get("in_flight", wave) != wave:
                     continue
                 fits = index[self._excess(candidates, wave)[index] <= 0]
-                better = self._wave(candidates, bound, micro_batches, wave, fits, cutoff)
+                better = self._wave(candidates, bound, scale, micro_batches, wave, fits, cutoff)
                 if better is not None:
                     found, cutoff = better, better.value
         return found
@@ -183,14 +195,14 @@ class ApartSpace:
         return np.asarray(np.maximum(near, -candidates.expert_spare))
 
     def _wave(
-        self, candidates: Candidates, bound: Array, micro_batches: int, wave: int, order: Ints, cutoff: float
+        self, candidates: Candidates, bound: Array, scale: Array, micro_batches: int, wave: int, order: Ints, cutoff: float
     ) -> ApartFound | None:
         found, price = None, candidates.price
         for at in range(0, order.size, CHUNK):
             if bound[order[at]] >= cutoff:
                 break
             some = order[at : at + CHUNK]
-            value = separate_makespan(price.times.take(some), micro_batches, wave)
+            value = separate_makespan(price.times.take(some), micro_batches, wave) * scale[some]
             pick = int(value.argmin())
             if value[pick] < cutoff:
                 cutoff = float(value[pick])

@@ -17,6 +17,7 @@ class Objective:
 
     latency: seconds (prefill: of the batch; decode: per output token). throughput: seconds of the slowest stage or send
     (prefill, steady state) or per output token (decode), both to be divided into the tokens of a step. cost: latency.
+    Plans whose experts have GPUs of their own are always measured by a whole pass.
     """
 
     name: Name

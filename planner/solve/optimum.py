@@ -212,9 +212,10 @@ class SpaceSearch:
         return [(g, g) for g in range(1, branch.stride + 1)]
 
     def _with_experts_apart(self, branch: Branch, cutoff: float, pin: Pin | None = None) -> _Found | None:
-        if not self.apart.splits or self.objective == "cost":
+        if not self.apart.splits:
             return None
-        best = self.apart.best(branch.replicas, branch.micro_batches, cutoff, pin)
+        weight = (lambda gpus: self.weight(branch.replicas, gpus)) if self.objective == "cost" else None
+        best = self.apart.best(branch.replicas, branch.micro_batches, cutoff, pin, weight)
         if best is None:
             return None
         gpus = branch.replicas * len(best.stage.devices)

@@ -122,3 +122,17 @@ def test_the_missing_bytes_are_what_it_takes() -> None:
             assert SpaceSearch(env, space, extra_memory=found.excess_bytes * 0.99).run().choice is None
             assert brute_force(env, space)[0] == float("inf")
     assert seen > 0
+
+
+def test_cost_considers_experts_on_their_own_gpus() -> None:
+    """Where only plans with experts apart are allowed, cost has an answer, and it is latency times price."""
+    problem = load_problem("ma_separation", sets=["space.experts.form=separate", "workload.batch=64"])
+    env = setting(problem.model, problem.workload, problem.cluster)
+    found = SpaceSearch(env, problem.space, "cost").run()
+    assert found.choice is not None and found.choice.stages[0].separate
+    price = sum(env.cluster.kind_of(r).price_per_hour for r in found.choice.stages[0].devices) / 3600
+    assert found.value == pytest.approx(evaluate(env, problem.sizes, found.choice).latency_s * price, rel=1e-9)
+    fastest = SpaceSearch(env, problem.space).run()
+    assert fastest.choice is not None
+    dearer = sum(env.cluster.kind_of(r).price_per_hour for r in fastest.choice.stages[0].devices) / 3600
+    assert found.value <= fastest.value * dearer * (1 + 1e-9)
