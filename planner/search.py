@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +24,7 @@ from search_spaces.space import SearchSpace
 from search_spaces.stages import Choice
 
 SCHEMA = "planner.result/1"
+MOST_GPUS = 512
 Progress = Callable[[str], None]
 
 
@@ -173,6 +175,8 @@ def search(
     input only: a problem that nothing fits has status `infeasible`.
     """
     env = setting(problem.model, problem.workload, problem.cluster)
+    if problem.cluster.size > MOST_GPUS:
+        raise InputError("cluster", f"{problem.cluster.size} GPUs", f"at most {MOST_GPUS} GPUs in a search, for now")
     free = [kind.name for kind in problem.cluster.kinds.values() if kind.price_per_hour <= 0]
     if objective == "cost" and free:
         raise InputError(f"cluster: price_per_hour of {free[0]}", 0, "a price above 0 dollars, to search for the least cost")
@@ -304,7 +308,7 @@ def infeasibility(problem: Problem, env: Setting, optimum: Optimum, objective: N
     lenient = SpaceSearch(env, problem.space, objective, limits, ignore_memory=True).run()
     if lenient.choice is None:
         return Infeasibility("the rules of the space", "leave more decisions open: no plan obeys its pins and rules", None)
-    excess = optimum.excess_bytes
+    excess = math.ceil(optimum.excess_bytes / 1e9) * 1e9  # whole gigabytes: memory is bought no finer
     capacity = max(kind.memory_bytes for kind in problem.cluster.kinds.values())
     more = SpaceSearch(env, problem.space, objective, limits, extra_memory=excess).run()
     text = f"{(capacity + excess) / 1e9:.2f} GB of memory on each GPU ({excess / 1e9:.2f} GB more)"

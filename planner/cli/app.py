@@ -13,7 +13,7 @@ from planner.cli.catalogs import list_, show
 from planner.cli.output import close_quietly, say, warn
 from planner.cli.plans import dag, evaluate, validate
 from planner.cli.search import search
-from planner.errors import PlannerError
+from planner.errors import PlannerError, shown
 
 BAD_INPUT, INTERNAL, INTERRUPTED = 2, 70, 130
 
@@ -70,6 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         close_quietly()
         code = 0
+    except OSError as error:
+        if os.environ.get("PLANNER_DEBUG") == "1":
+            raise
+        warn(f"error: {shown(error.filename)} cannot be read or written: {error.strerror}")
+        code = BAD_INPUT
     except Exception as error:
         if os.environ.get("PLANNER_DEBUG") == "1":
             raise

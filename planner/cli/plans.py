@@ -114,7 +114,10 @@ def dag(
 ) -> int:
     """Draw the operator graph of a plan: which GPU runs which operator on which shard, and what joins them."""
     ending = out.suffix.lower().removeprefix(".") if out is not None else ""
-    form = as_ or (Drawing(ending) if ending in list(Drawing) else Drawing.dot)
+    if out is not None and ending not in [form.value for form in Drawing if as_ in (None, form)]:
+        allowed = f"a file that ends in .{as_.value}" if as_ else "a file that ends in .dot, .svg or .json"
+        raise InputError("--output", str(out), allowed)
+    form = as_ or (Drawing(ending) if ending else Drawing.dot)
     if out is not None and not out.absolute().parent.is_dir():
         raise InputError("--output", str(out), "a file in a folder that exists")
     from planner.cli.drawing import Drawer

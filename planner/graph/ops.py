@@ -135,7 +135,9 @@ class Op:
     @property
     def flops(self) -> NDArray[np.float64]:
         """Floating-point operations per row: two per multiply-add."""
-        if self.kind in (Kind.MATMUL, Kind.GROUPED):
+        if self.kind == Kind.GROUPED:  # its rows are the tokens; what the groups are padded with is no work of the model
+            return 2.0 * _product(self.output.shape[0], self.k, self.n) * self.exists
+        if self.kind == Kind.MATMUL:
             return 2.0 * _product(self.batch, self.m, self.k, self.n) * self.exists
         if self.attention is not None:
             return self.attention.flops * self.exists

@@ -75,6 +75,8 @@ def _from_file(path: Path, sets: Sequence[str]) -> tuple[Problem, dict[str, obje
         mapping, name = content, given if isinstance(given, str) else path.stem
     elif isinstance(schema, str) and schema.startswith("planner.problem/"):
         raise InputError("schema", schema, f"a plan; a plan of this problem is {source}:PLAN", source)
+    elif schema is None and "stages" in content:
+        raise InputError("problem", None, "the plan's problem: a library name, a path, or a mapping", source)
     else:
         raise InputError("schema", schema, f"{PLAN_SCHEMA} or {RESULT_SCHEMA}", source)
     problem = _problem_of(content, mapping, path, sets)

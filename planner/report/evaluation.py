@@ -64,7 +64,7 @@ def evaluation_headline(evaluation: Evaluation, problem: Problem) -> str:
     if evaluation.over_capacity_bytes:
         fits = f"does NOT fit: {gigabytes(evaluation.over_capacity_bytes)} GB over the memory of a GPU"
     return (
-        f"{seconds(evaluation.latency_s)} {what}, {evaluation.throughput_tokens_per_s:,.0f} tokens/s, "
+        f"{seconds(evaluation.latency_s)} {what}, {evaluation.throughput_tokens_per_s:,.0f} tokens/s over the whole pass, "
         f"model FLOPs utilization {100 * evaluation.mfu:.1f} %, {fits}"
     )
 
