@@ -63,6 +63,7 @@ class SpaceSearch:
         self.priced = PricedSpace(env, space, granted)
         self.apart = ApartSpace(env, space, granted)
         self._arrays: dict[tuple[int, int], StageArrays] = {}
+        self._floor: dict[tuple[int, int], float] = {}
 
     def _objective(self, micro_batches: int) -> Objective:
         return Objective(self.objective, self.space.sizes.phase == "decode", micro_batches)
@@ -158,14 +159,21 @@ class SpaceSearch:
                 gpus = branch.replicas * (optimum.path.legs[-1].first + optimum.path.legs[-1].width)
                 found.append(_Found(value, gpus, branch.replicas, branch.micro_batches, optimum.path, None, weight))
                 cutoff = min(cutoff, value)
+        if not pin:
+            key = (branch.replicas, branch.micro_batches)
+            self._floor[key] = max(self._floor.get(key, 0.0), min([cutoff, *(f.value for f in found)]) * (1 - 2 * SAME))
         return found
+
+    def floor(self, branch: Branch, pin: Pin | None = None) -> float:
+        """Lower bound of a branch's linear pipelines: the closed form, or what an earlier run of the branch has shown."""
+        return max(self.bound(branch, pin), self._floor.get((branch.replicas, branch.micro_batches), 0.0))
 
     def pinned_value(self, pin: Pin, branches: list[Branch] | None = None) -> float:
         """Least objective with some decisions held at a value on every stage (inf where no such plan fits)."""
         best = np.inf
         chosen = branches if branches is not None else [self.branch(r, m) for r, m in self.space.branches]
         if pin.get("form") != "separate":
-            for bound, _, branch in sorted((self.bound(b, pin), i, b) for i, b in enumerate(chosen)):
+            for bound, _, branch in sorted((self.floor(b, pin), i, b) for i, b in enumerate(chosen)):
                 if bound >= best:
                     break
                 best = min([best, *(f.value for f in self._linear(branch, best, pin))])
@@ -180,7 +188,7 @@ class SpaceSearch:
         counts = self.space.stage_counts(max((b.stride for b in branches), default=0))
         counts = tuple(count for count in counts if most is None or count <= most)
         best = np.full(max(counts, default=0), np.inf)
-        for bound, _, branch in sorted((self.bound(b), i, b) for i, b in enumerate(branches)):
+        for bound, _, branch in sorted((self.floor(b), i, b) for i, b in enumerate(branches)):
             levels = min(best.size, max(self.space.stage_counts(branch.stride), default=0))
             if self.objective == "cost" or levels == 0 or bound >= best[:levels].max():
                 continue
