@@ -80,7 +80,7 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Result:
-    """The answer of a search. `value` and `bound` are in the objective's own unit (see `objective_unit`)."""
+    """The answer of a search. `value` and `bound` are in the objective's own unit (see `in_unit`)."""
 
     problem: Problem
     objective: Name

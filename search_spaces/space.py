@@ -114,7 +114,7 @@ class SearchSpace:
             for partition in own.attention.partitions(self.sizes, ways)
             for mlp in own.mlp_choices(ways)
             for placement in experts
-            if _nested(residual_shards(self.sizes, partition), ways // mlp)
+            if nested(residual_shards(self.sizes, partition), ways // mlp)
         )
 
     def separate_options(self, attention_ways: int, expert_ways: int, index: int | None = None) -> tuple[StageOption, ...]:
@@ -125,7 +125,7 @@ class SearchSpace:
             for partition in own.attention.partitions(self.sizes, attention_ways)
             for mlp in own.mlp_choices(attention_ways)
             for placement in own.experts.separate(self.sizes, expert_ways)
-            if _nested(residual_shards(self.sizes, partition), attention_ways // mlp)
+            if nested(residual_shards(self.sizes, partition), attention_ways // mlp)
         )
 
     def separate_splits(self, stride: int) -> tuple[tuple[int, int], ...]:
@@ -294,5 +294,6 @@ def residual_shards(sizes: Sizes, partition: AttentionPartition) -> int:
     return partition.batch_parts * (partition.context_parts if sizes.phase == "prefill" else 1)
 
 
-def _nested(first: int, second: int) -> bool:
+def nested(first: int, second: int) -> bool:
+    """Whether one number of token shards divides the other."""
     return first % second == 0 or second % first == 0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from planner.evaluate.setting import Setting
+from planner.graph.expand import handover_bytes
 
 TOKEN_ID_BYTES = 4
 
@@ -30,10 +31,7 @@ def send_seconds(env: Setting, source: tuple[int, ...], target: tuple[int, ...],
 
 def transfer_bytes(env: Setting, source: tuple[int, ...], target: tuple[int, ...], sequences: int) -> tuple[float, float]:
     """Bytes that a GPU of the sending stage sends, and one of the receiving stage gets, for one micro-batch."""
-    slices = min(len(source), len(target))
-    tokens = -(-sequences * env.query_length // slices)
-    amount = float(env.context.tensor("", tokens, env.model.hidden).bytes)
-    return amount * slices / len(source), amount * slices / len(target)
+    return handover_bytes(env.context, len(source), len(target), sequences * env.query_length)
 
 
 def feedback_seconds(env: Setting, source: tuple[int, ...], target: tuple[int, ...], sequences: int) -> float:

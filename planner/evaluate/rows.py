@@ -8,10 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.graph.attention import AttentionSignature
-from planner.graph.devices import signature_of as signature_of
-from planner.graph.experts import expert_classes as expert_classes
-from planner.graph.experts import moe_rows as moe_rows
-from planner.graph.experts import moe_table as moe_table
+from planner.graph.devices import signature_of
 from planner.graph.rows import AttentionRows, Ints
 from planner.model import Attention
 from search_spaces.attention import AttentionPartition, kv_heads_of_groups

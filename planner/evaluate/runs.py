@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from planner.costs.groups import GroupShape
 from planner.costs.pricer import Sites
-from planner.evaluate.rows import attention_rows, moe_rows, moe_table, partition_table
+from planner.evaluate.rows import attention_rows, partition_table
 from planner.evaluate.setting import LayerKind, Setting
 from planner.evaluate.term import op_term, sum_terms
 from planner.graph.attention import attention_role
+from planner.graph.experts import moe_rows, moe_table
 from planner.graph.head import embedding_role, head_role, receive_role
 from planner.graph.mlp import mlp_role
 from planner.graph.moe import dispatch_role, expert_role, local_role, return_role, route_role

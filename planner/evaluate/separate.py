@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from planner.costs.memory import COLLECTIVE_BYTES, reserve_bytes
 from planner.costs.pricer import Sites
 from planner.evaluate.pipeline import crossing_fraction
-from planner.evaluate.rows import moe_rows, moe_table
 from planner.evaluate.setting import LayerKind, Setting
 from planner.evaluate.tables import Bill, expand_cases, to_bill
+from planner.graph.experts import moe_rows, moe_table
 from planner.graph.moe import expert_role, return_role, route_role, transfer_bytes
 from planner.graph.rows import Ints, MoeRows
 from search_spaces.experts import ExpertPlacement

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.costs.pricer import RoleBill, Site, Sites
-from planner.evaluate.rows import attention_rows, moe_rows, moe_table, partition_table
+from planner.evaluate.rows import attention_rows, partition_table
 from planner.evaluate.setting import LayerKind, Setting
 from planner.graph.attention import attention_role
+from planner.graph.experts import moe_rows, moe_table
 from planner.graph.head import embedding_role, head_role, receive_role
 from planner.graph.mlp import mlp_role
 from planner.graph.moe import dispatch_role, local_role

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.evaluate.runs import RoleRun, Step
+from planner.evaluate.runs import RoleRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,3 @@ def items_of(run: RoleRun, stage: int, layers: str, count: int) -> list[Item]:
 def transfer_item(name: str, stage: int, devices: tuple[int, ...], term: str, seconds: float, count: int, source: str) -> Item:
     """A hand-over between stages or sides that runs `count` times on the path."""
     return Item(name, "", stage, ranks_text(devices), term, count, seconds * count, source)
-
-
-def step_seconds(steps: tuple[Step, ...]) -> float:
-    """Seconds of all steps."""
-    return sum(step.seconds for step in steps)

@@ -22,7 +22,7 @@ from planner.evaluate.tables import Bill, Block, FfnOption, StageTable, price_bl
 from planner.solve.pin import Pin, pinned
 from search_spaces.attention import AttentionPartition
 from search_spaces.experts import ExpertPlacement
-from search_spaces.space import SearchSpace, residual_shards
+from search_spaces.space import SearchSpace, nested, residual_shards
 from search_spaces.stages import StageChoice
 
 Array = NDArray[np.float64]
@@ -291,7 +291,7 @@ class ApartSpace:
             (int(a), f)
             for a in keep
             for f, ffn in enumerate(block.ffns)
-            if _nested(block.shards[index[a]], block.width // ffn.mlp_ways)
+            if nested(block.shards[index[a]], block.width // ffn.mlp_ways)
         ]
         return np.array(pairs, dtype=np.int64).reshape(-1, 2).T
 
@@ -356,7 +356,3 @@ class ApartSpace:
         attention = tuple(gather(lambda t, k=k: t.attention[k], a) for k in kinds)  # type: ignore[misc]
         dense = tuple(None if self.env.kinds[k].moe else gather(lambda t, k=k: t.ffn[k], r, f) for k in kinds)  # type: ignore[misc]
         return AttentionSide(attention, dense, gather(lambda t: t.embedding, r), gather(lambda t: t.head, r))
-
-
-def _nested(first: int, second: int) -> bool:
-    return first % second == 0 or second % first == 0

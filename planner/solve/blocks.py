@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.evaluate.pipeline import crossing_fraction, send_seconds
+from planner.evaluate.pipeline import crossing_fraction
 from planner.evaluate.setting import Setting
 from planner.evaluate.stage import Intervals, StagePrice, intervals, stage_price, view
 from planner.evaluate.tables import Block, FfnOption, StageTable, price_blocks
@@ -94,7 +94,6 @@ class PricedSpace:
         usable = [b for b in self.blocks if b.allowed.size and b.allowed.any()]
         priced = dict(zip(map(id, usable), price_blocks(env, [b.block for b in usable]), strict=True))
         self.tables: list[StageTable | None] = [priced.get(id(b)) for b in self.blocks]
-        self._transfers: dict[tuple[tuple[int, ...], tuple[int, ...], int], float] = {}
         self._sends: dict[tuple[int, int], Array] = {}
         self._crossing: dict[int, Array] = {}
         self._fitting: dict[tuple[int, int], Bools] = {}
@@ -213,13 +212,6 @@ class PricedSpace:
     def capacity(self, slot: StageSlot) -> float:
         """Bytes of one GPU of a slot, with those that the search was granted besides."""
         return float(self.env.cluster.kinds[self.blocks[slot.block].block.kind].memory_bytes) + self._extra
-
-    def send(self, source: tuple[int, ...], target: tuple[int, ...], sequences: int) -> float:
-        """Seconds to hand a micro-batch from stage to stage."""
-        key = (source, target, sequences)
-        if key not in self._transfers:
-            self._transfers[key] = send_seconds(self.env, source, target, sequences)
-        return self._transfers[key]
 
     def sends(self, ranks: int, widths: tuple[int, ...], sequences: int) -> Array:
         """Hand-over seconds [rank, width before, width after] of neighbouring stages; inf where they do not fit."""

@@ -146,11 +146,6 @@ class PipelineModel:
         for (leg, _), used in zip(self.legs, self.used, strict=True):
             self.model.add_hint(used, leg in known)
 
-    def forbid(self, legs: tuple[Leg, ...]) -> None:
-        """Cut off one pipeline."""
-        chosen = [used for (leg, _), used in zip(self.legs, self.used, strict=True) if leg in set(legs)]
-        self.model.add(sum(chosen) <= len(chosen) - 1)
-
     def solve(self, seed: int, workers: int, effort: float) -> CpAnswer:
         """Solve to optimality or until the deterministic `effort` is spent."""
         solver = self._cp.CpSolver()
