@@ -1,8 +1,8 @@
 """ModelSpec: a transformer as per-layer data, with an inventory of every weight tensor it owns.
 
 Weights are written (input dim, output dim), so that `x @ weight` is the projection; a routed expert's weights are
-stacked as (experts, input dim, output dim). Only tensors that are trained and kept are counted: no router bias
-buffers, no multi-token-prediction layers.
+stacked as (experts, input dim, output dim); a norm's weight is the factor itself. Only tensors that are trained and kept
+are counted: no buffers that correct the choice of experts, no multi-token-prediction layers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from planner.units import DTYPE_BITS
 
 Module = Literal["embedding", "attention", "ffn", "experts", "router", "norm", "head"]
 NormKind = Literal["rms", "layer"]
+Scoring = Literal["softmax", "softmax_top_k", "sigmoid"]
+GroupScore = Literal["max", "top2"]
 
 # DeepSeek sparse attention keeps its keys in fp8, with one 4-byte scale for each 128 values.
 _INDEX_BLOCK, _INDEX_SCALE_BYTES = 128, 4
@@ -46,11 +48,15 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class Indexer:
-    """DeepSeek sparse attention's indexer (DeepSeek-V3.2): scores every key, keeps the `top_k` best per query."""
+    """DeepSeek sparse attention's indexer (DeepSeek-V3.2): scores every key, keeps the `top_k` best per query.
+
+    `rope` tells how the first rope_dim dims of its queries and keys pair up, which may differ from the attention's own.
+    """
 
     heads: int
     head_dim: int
     top_k: int
+    rope: Literal["half", "interleaved"] = "half"
 
     def weights(self, hidden: int, q_lora_rank: int) -> tuple[Weight, ...]:
         """Queries from MLA's latent query, one shared key, one weight per head, and a LayerNorm of the key."""
@@ -153,6 +159,14 @@ class Ffn:
     """Feed-forward network of one layer; for a mixture of experts `hidden` is the width of one routed expert.
 
     `shared_hidden` is the width of all shared experts together; `bias` of a mixture is that of its routed experts.
+    `activation` is silu, gelu (with erf), gelu_tanh, relu, or swiglu_clamped (gpt-oss: gate and up are clamped to 7, and
+    (up + 1) * gate * sigmoid(1.702 * gate) goes on).
+
+    How the router chooses: `scoring` turns its logits into scores, by softmax over all experts, by softmax over the chosen
+    ones alone, or by sigmoid. `correction_bias` is added to the scores for the choice only; it is a buffer
+    ``correction_bias`` of shape (experts,), not a counted weight. Of `expert_groups` the best `top_k_groups` are open, by
+    their `group_score`: their best expert or the sum of their two best. The chosen scores are divided by their sum
+    (`renormalize`) and multiplied by `routed_scale`; they weigh the experts' outputs, or their inputs (`scale_input`).
     """
 
     kind: Literal["dense", "moe"]
@@ -167,6 +181,12 @@ class Ffn:
     router_bias: bool = False
     expert_groups: int = 1
     top_k_groups: int = 1
+    scoring: Scoring = "softmax"
+    renormalize: bool = True
+    routed_scale: float = 1.0
+    correction_bias: bool = False
+    scale_input: bool = False
+    group_score: GroupScore = "max"
 
     def weights(self, hidden: int) -> tuple[Weight, ...]:
         """Every tensor of the feed-forward block: dense, or router, routed experts and shared experts."""
@@ -221,7 +241,9 @@ class ModelSpec:
     Parameters
     ----------
     vocab: rows of the embedding; 0 means neither embedding nor head (only the layers are looked at)
-    positions: rows of a learned position table, 0 for none
+    positions: rows of a learned position table, 0 for none; position p is row p + `position_offset`
+    embedding_scale: factor on a token's row of the embedding before the first layer (Gemma: the root of hidden)
+    architecture: Hugging Face's model_type where it is known, empty otherwise
     dtype: storage of weights, and of activations and KV cache where nothing else is said
     module_dtypes: storage of single modules, such as ``{"experts": "mxfp4"}``
     kv_dtype: storage of the KV cache; None means `dtype`
@@ -243,6 +265,9 @@ class ModelSpec:
     kv_dtype: str | None = None
     final_softcap: float | None = None
     source: str = ""
+    position_offset: int = 0
+    embedding_scale: float = 1.0
+    architecture: str = ""
 
     @cached_property
     def layer_kinds(self) -> tuple[Layer, ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from planner.fields import HUGE, Fields
-from planner.model import Attention, Ffn, Indexer
+from planner.model import Attention, Ffn, GroupScore, Indexer, Scoring
 
 # What an activation's name says: the function, and whether the network has a gate unless `gated` is written.
 ACTIVATIONS: dict[str, tuple[str, bool]] = {
@@ -16,9 +16,13 @@ ACTIVATIONS: dict[str, tuple[str, bool]] = {
     "gelu": ("gelu", False),
     "gelu_tanh": ("gelu_tanh", False),
     "relu": ("relu", False),
+    "swiglu_clamped": ("swiglu_clamped", True),
 }
-_ALWAYS_GATED = ("swiglu", "geglu", "geglu_tanh")
+_ALWAYS_GATED = ("swiglu", "geglu", "geglu_tanh", "swiglu_clamped")
+_SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
+_GROUP_SCORES: tuple[GroupScore, ...] = get_args(GroupScore)
 _ROPES: tuple[Literal["none", "half", "interleaved"], ...] = ("none", "half", "interleaved")
+_INDEX_ROPES: tuple[Literal["half", "interleaved"], ...] = ("half", "interleaved")
 _QK_NORMS: tuple[Literal["none", "head"], ...] = ("none", "head")
 
 
@@ -56,6 +60,12 @@ def read_ffn(fields: Fields) -> Ffn:
             router_bias=fields.boolean("router_bias", default=False),
             expert_groups=fields.integer("expert_groups", low=1, default=1),
             top_k_groups=fields.integer("top_k_groups", low=1, default=1),
+            scoring=fields.choice("scoring", _SCORINGS, default="softmax"),
+            renormalize=fields.boolean("renormalize", default=True),
+            routed_scale=fields.number("routed_scale", low=1e-6, high=1e6, default=1.0),
+            correction_bias=fields.boolean("correction_bias", default=False),
+            scale_input=fields.boolean("scale_input", default=False),
+            group_score=fields.choice("group_score", _GROUP_SCORES, default="max"),
         )
     fields.done()
     return ffn
@@ -115,6 +125,11 @@ def _read_mla(fields: Fields) -> Attention:
 def _read_indexer(fields: Fields | None) -> Indexer | None:
     if fields is None:
         return None
-    indexer = Indexer(fields.integer("heads", low=1), fields.integer("head_dim", low=1), fields.integer("top_k", low=1))
+    indexer = Indexer(
+        fields.integer("heads", low=1),
+        fields.integer("head_dim", low=1),
+        fields.integer("top_k", low=1),
+        fields.choice("rope", _INDEX_ROPES, default="half"),
+    )
     fields.done()
     return indexer

@@ -3,6 +3,7 @@
 The fields are those of `ModelSpec`, with `attention` and `ffn` as mappings and `layers` as a count. Some defaults:
 `kv_heads` = heads, `head_dim` = hidden / heads, `rope: half` over the whole head, `gated` as the activation's name
 says (silu, swiglu, geglu: yes; gelu, relu: no), two RMS norms a layer, no embedding and no head for `vocab: 0`.
+`embedding_scale` is a number or the word sqrt_hidden.
 
 `layer_overrides` is a list of mappings with `layers` (such as ``"0-2"``, ``"1-47/2"`` for every second one, or
 ``"0,5,7-9"``; both ends count) and `attention`, `ffn`, or both. A part that names its `kind` stands on its own; otherwise
@@ -11,6 +12,7 @@ its fields replace those of the model's part. Where two overrides speak of one p
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Literal, get_args
@@ -19,6 +21,7 @@ from planner.errors import InputError
 from planner.fields import Fields
 from planner.model import Layer, ModelSpec, Module, NormKind
 from planner.models.checks import MAX_LAYERS, checked
+from planner.models.hf import FAMILIES
 from planner.models.parts import read_attention, read_ffn
 from planner.units import DTYPE_BITS
 
@@ -48,6 +51,9 @@ def read_spec(mapping: Mapping[str, object], source: str = "") -> ModelSpec:
         kv_dtype=fields.choice("kv_dtype", DTYPE_BITS) if fields.has("kv_dtype") else None,
         final_softcap=fields.maybe_number("final_softcap", low=1e-6),
         source=fields.text("source", default=source),
+        position_offset=fields.integer("position_offset", high=2**32, default=0),
+        embedding_scale=_read_embedding_scale(fields, hidden),
+        architecture=fields.choice("architecture", FAMILIES) if fields.has("architecture") else "",
     )
     fields.done()
     try:
@@ -106,6 +112,12 @@ def _read_indices(override: Fields, count: int) -> list[int]:
             raise override.error("layers", allowed)
         indices.extend(range(first, last + 1, step))
     return indices
+
+
+def _read_embedding_scale(fields: Fields, hidden: int) -> float:
+    if fields.raw("embedding_scale") == "sqrt_hidden":
+        return math.sqrt(hidden)
+    return fields.number("embedding_scale", low=1e-6, high=1e6, default=1.0)
 
 
 def _read_module_dtypes(fields: Fields) -> dict[Module, str]:

@@ -21,6 +21,8 @@ _DENSE = ("kind", "hidden", "gated", "activation", "bias")
 _MIXTURE = (
     *_DENSE, "experts", "top_k", "shared_hidden", "shared_gate", "router_bias", "expert_groups", "top_k_groups",
 )  # fmt: skip
+# What a mixture computes, written only where it is not the default.
+_ROUTING = ("scoring", "renormalize", "routed_scale", "correction_bias", "scale_input", "group_score")
 _OUTER = (
     "name", "hidden", "vocab", "tied_embeddings", "positions", "norm_kind", "final_norm", "head_bias", "dtype",
     "kv_dtype", "final_softcap",
@@ -36,6 +38,8 @@ def model_mapping(model: ModelSpec) -> dict[str, object] | None:
     mapping |= _parts(first)
     if model.module_dtypes:
         mapping["module_dtypes"] = dict(model.module_dtypes)
+    defaults = {"position_offset": 0, "embedding_scale": 1.0, "architecture": ""}
+    mapping |= {name: value for name, default in defaults.items() if (value := getattr(model, name)) != default}
     if len(kinds) > 1:
         mapping["layer_overrides"] = [
             {"layers": [i for i, layer in enumerate(model.layers) if layer == kind], **_parts(kind)} for kind in kinds[1:]
@@ -88,4 +92,6 @@ def _attention(attention: Attention) -> dict[str, object]:
 
 def _ffn(ffn: Ffn) -> dict[str, object]:
     values = asdict(ffn)
-    return {name: values[name] for name in (_MIXTURE if ffn.kind == "moe" else _DENSE)}
+    written = {name: values[name] for name in (_MIXTURE if ffn.kind == "moe" else _DENSE)}
+    plain = asdict(Ffn("moe", 1))
+    return written | {name: values[name] for name in _ROUTING if values[name] != plain[name]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from planner.fields import REQUIRED, Fields
 from planner.model import Attention, Ffn, Layer, ModelSpec
 from planner.models.checks import MAX_LAYERS
@@ -36,7 +38,7 @@ def read_gpt2(c: Fields) -> ModelSpec:
 
 
 def read_opt(c: Fields) -> ModelSpec:
-    """OPT: its table of learned positions has two rows more than positions."""
+    """OPT: its table of learned positions has two rows more than positions, and position 0 is the third row."""
     hidden = c.integer("hidden_size", low=1)
     if c.has("word_embed_proj_dim") and c.integer("word_embed_proj_dim", low=1) != hidden:
         raise c.error("word_embed_proj_dim", f"{hidden}: projections around the embedding are not understood")
@@ -50,7 +52,7 @@ def read_opt(c: Fields) -> ModelSpec:
     layer = Layer(_biased(heads, read_head_dim(c, hidden, heads), bias), ffn, norm_kind="layer")
     count = c.integer("num_hidden_layers", low=1, high=MAX_LAYERS)
     positions = c.integer("max_position_embeddings", low=1, high=_MAX_POSITIONS, default=2048) + 2
-    return _model(hidden, _vocab(c), [layer] * count, _tied(c, True), positions)
+    return replace(_model(hidden, _vocab(c), [layer] * count, _tied(c, True), positions), position_offset=2)
 
 
 def read_gpt_neox(c: Fields) -> ModelSpec:

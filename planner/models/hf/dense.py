@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from planner.fields import Fields
 from planner.model import Ffn, Layer, ModelSpec
@@ -95,7 +97,7 @@ def read_gemma3(c: Fields) -> ModelSpec:
 def _gemma(
     c: Fields, shape: Shape, *, period: int, softcap: float | None, final_softcap: float | None, qk_norm: str = "none"
 ) -> ModelSpec:
-    """Every `period`-th layer is full, the others slide; the network is GeGLU."""
+    """Every `period`-th layer is full, the others slide; the network is GeGLU; embeddings grow by the root of hidden."""
     window = c.maybe_integer("sliding_window", low=1, default=4096)
     default: list[LayerType] = ["full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(shape.layers)]
     types = read_layer_types(c, default, ("full_attention", "sliding_attention"))
@@ -115,7 +117,8 @@ def _gemma(
             scale_dim=None if scale_dim == shape.head_dim else scale_dim,
         )
         layers.append(Layer(attention, ffn, norms=4))
-    return shape.model(layers, tied=_tied(c, True), final_softcap=final_softcap)
+    model = shape.model(layers, tied=_tied(c, True), final_softcap=final_softcap)
+    return replace(model, embedding_scale=math.sqrt(shape.hidden))
 
 
 def _windowed(c: Fields, shape: Shape, window: int | None, default: LayerType) -> ModelSpec:

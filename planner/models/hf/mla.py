@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from planner.errors import InputError
 from planner.fields import Fields
 from planner.model import Attention, Ffn, Indexer, Layer, ModelSpec
 from planner.models.checks import MAX_LAYERS
-from planner.models.hf.moe import read_dense_ffn, read_grouped_moe
+from planner.models.hf.moe import TopKMethod, corrected, read_dense_ffn, read_grouped_moe
 from planner.models.hf.shape import MAX_VOCAB
 
 
@@ -26,6 +27,9 @@ class _Defaults:
     rope_dim: int = 64
     v_head_dim: int = 128
     index_heads: int = 0
+    index_rope: Literal["half", "interleaved"] = "half"
+    greedy: bool = False  # softmax scores chosen as they are, as in V2; all others follow V3
+    routed_scale: float = 2.5
 
 
 _V3 = _Defaults(top_k=8, shared=1, groups=(8, 4), first_dense=3)
@@ -33,7 +37,7 @@ _V3 = _Defaults(top_k=8, shared=1, groups=(8, 4), first_dense=3)
 
 def read_deepseek_v2(c: Fields) -> ModelSpec:
     """DeepSeek-V2 and V2-Lite (which has no latent query)."""
-    return _read(c, _Defaults(top_k=None, shared=2, groups=(1, 1), first_dense=0))
+    return _read(c, _Defaults(top_k=None, shared=2, groups=(1, 1), first_dense=0, greedy=True, routed_scale=1.0))
 
 
 def read_deepseek_v3(c: Fields) -> ModelSpec:
@@ -52,10 +56,18 @@ def read_deepseek_v32(c: Fields) -> ModelSpec:
 
 
 def read_glm_moe_dsa(c: Fields) -> ModelSpec:
-    """GLM-5: DeepSeek-V3.2's layout with other sizes."""
+    """GLM-5: DeepSeek-V3.2's layout with other sizes, and other pairs in the indexer's rotation."""
     _refuse_shared_indexers(c)
     defaults = _Defaults(
-        top_k=8, shared=1, groups=(1, 1), first_dense=3, q_lora_rank=2048, nope_dim=192, v_head_dim=256, index_heads=32
+        top_k=8,
+        shared=1,
+        groups=(1, 1),
+        first_dense=3,
+        q_lora_rank=2048,
+        nope_dim=192,
+        v_head_dim=256,
+        index_heads=32,
+        index_rope="interleaved",
     )
     return _read(c, defaults)
 
@@ -107,6 +119,7 @@ def _read_indexer(c: Fields, defaults: _Defaults) -> Indexer | None:
         c.integer("index_n_heads", low=1, default=defaults.index_heads),
         c.integer("index_head_dim", low=1, default=128),
         c.integer("index_topk", low=1, default=2048),
+        defaults.index_rope,
     )
 
 
@@ -115,7 +128,7 @@ def _read_ffns(c: Fields, defaults: _Defaults, count: int) -> list[Ffn]:
     dense = read_dense_ffn(c)
     if "n_routed_experts" in c.values and not c.has("n_routed_experts"):
         raise c.error("n_routed_experts", "a number of experts (a model without experts is not of this family)")
-    moe = read_grouped_moe(c, top_k=defaults.top_k, shared=defaults.shared, groups=defaults.groups)
+    moe = _read_mixture(c, defaults)
     if defaults.first_dense is None:
         first = c.integer("first_k_dense_replace")
     else:
@@ -128,6 +141,16 @@ def _read_ffns(c: Fields, defaults: _Defaults, count: int) -> list[Ffn]:
             raise c.error("mlp_layer_types", f"dense or sparse for each of the {count} layers")
         sparse = [word == "sparse" for word in words]
     return [moe if there else dense for there in sparse]
+
+
+def _read_mixture(c: Fields, defaults: _Defaults) -> Ffn:
+    """V2's class never divides the chosen scores by their sum, whatever the file says."""
+    method: TopKMethod = "greedy" if defaults.greedy else "noaux_tc"
+    moe = read_grouped_moe(c, top_k=defaults.top_k, shared=defaults.shared, groups=defaults.groups, method=method)
+    if not defaults.greedy:
+        return corrected(moe, c, scale=defaults.routed_scale)
+    scale = c.number("routed_scaling_factor", low=1e-6, default=defaults.routed_scale)
+    return replace(moe, renormalize=False, routed_scale=scale)
 
 
 def _refuse_shared_indexers(c: Fields) -> None:

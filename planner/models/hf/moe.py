@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal, get_args
+
 from planner.fields import Fields
 from planner.model import Ffn, Layer, ModelSpec
 from planner.models.hf.shape import (
@@ -17,6 +20,8 @@ from planner.models.hf.shape import (
 )
 
 _TOP_K = ("num_experts_per_tok", "experts_per_token", "num_experts_per_token")
+TopKMethod = Literal["greedy", "group_limited_greedy", "noaux_tc"]
+_METHODS: tuple[TopKMethod, ...] = get_args(TopKMethod)
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
@@ -55,7 +60,8 @@ def read_qwen3_moe(c: Fields) -> ModelSpec:
     dense_layers = set(c.integers("mlp_only_layers", default=()))
     act = read_activation(c, "hidden_act", default="silu")
     width = c.integer("moe_intermediate_size", low=1)
-    moe = Ffn("moe", width, True, act, experts=read_experts(c, 128), top_k=read_top_k(c, 8))
+    divided = c.boolean("norm_topk_prob", default=False)
+    moe = Ffn("moe", width, True, act, experts=read_experts(c, 128), top_k=read_top_k(c, 8), renormalize=divided)
     if not c.boolean("use_qk_norm", default=True):
         raise c.error("use_qk_norm", "true: the class always normalises q and k")
     sparse = [(i + 1) % step == 0 and i not in dense_layers for i in range(shape.layers)]
@@ -78,21 +84,23 @@ def _qwen3_moe_window(c: Fields, layers: int) -> int | None:
 
 
 def read_gpt_oss(c: Fields) -> ModelSpec:
-    """gpt-oss: sliding and full layers in turn, attention sinks, biases everywhere."""
+    """gpt-oss: sliding and full layers in turn, attention sinks, biases everywhere, a clamped SwiGLU."""
     shape = read_shape(c, kv_heads=8, head_dim=64)
     window = c.maybe_integer("sliding_window", low=1, default=128)
     default: list[LayerType] = ["full_attention" if i % 2 else "sliding_attention" for i in range(shape.layers)]
     types = read_layer_types(c, default, ("full_attention", "sliding_attention"))
     bias = c.boolean("attention_bias", default=True)
+    read_activation(c, "hidden_act", default="silu")  # the class clamps its own, whatever the file says
     ffn = Ffn(
         "moe",
         c.integer("intermediate_size", low=1),
         True,
-        read_activation(c, "hidden_act", default="silu"),
+        "swiglu_clamped",
         bias=True,
         experts=read_experts(c, 128),
         top_k=read_top_k(c, 4),
         router_bias=True,
+        scoring="softmax_top_k",
     )
     rotary = read_rotary(c, shape.head_dim)
     layers = []
@@ -114,17 +122,34 @@ def read_glm4_moe(c: Fields) -> ModelSpec:
         kv_bias=bias,
         qk_norm="head" if c.boolean("use_qk_norm", default=False) else "none",
     )
-    moe, dense = read_grouped_moe(c, top_k=8, shared=1, groups=(1, 1)), read_dense_ffn(c)
+    moe, dense = corrected(read_grouped_moe(c, top_k=8, shared=1, groups=(1, 1)), c, scale=1.0), read_dense_ffn(c)
     first = c.integer("first_k_dense_replace", default=1)
     layers = [Layer(attention, dense if i < first else moe) for i in range(shape.layers)]
     return shape.model(layers, tied=c.boolean("tie_word_embeddings", default=False))
 
 
-def read_grouped_moe(c: Fields, *, top_k: int | None, shared: int, groups: tuple[int, int]) -> Ffn:
-    """A mixture in DeepSeek's spelling: group-limited routing, and shared experts counted in widths of a routed one."""
+def corrected(ffn: Ffn, c: Fields, *, scale: float) -> Ffn:
+    """Routing of DeepSeek-V3 and what follows it: sigmoid scores, a bias for the choice alone, groups by their two best."""
+    return replace(
+        ffn,
+        scoring="sigmoid",
+        renormalize=c.boolean("norm_topk_prob", default=True),
+        routed_scale=c.number("routed_scaling_factor", low=1e-6, default=scale),
+        correction_bias=True,
+        group_score="top2" if ffn.expert_groups > 1 else "max",
+    )
+
+
+def read_grouped_moe(
+    c: Fields, *, top_k: int | None, shared: int, groups: tuple[int, int], method: TopKMethod = "noaux_tc"
+) -> Ffn:
+    """A mixture in DeepSeek's spelling: group-limited routing, and shared experts counted in widths of a routed one.
+
+    `method` is the family's way of choosing where the file says nothing; only greedy knows no groups.
+    """
     width = c.integer("moe_intermediate_size", low=1)
     count = c.integer("n_shared_experts", high=MAX_EXPERTS, default=0) if "n_shared_experts" in c.values else shared
-    method = c.choice("topk_method", ("greedy", "group_limited_greedy", "noaux_tc"), default="noaux_tc")
+    method = c.choice("topk_method", _METHODS, default=method)
     group_count = c.integer("n_group", low=1, default=groups[0])
     chosen = c.integer("topk_group", low=1, default=groups[1])
     limited = method != "greedy"
@@ -184,10 +209,21 @@ def _rotated_layers(c: Fields, shape: Shape) -> list[bool]:
 
 
 def _llama4_mixture(c: Fields) -> Ffn:
-    """One shared expert as wide as a routed one."""
+    """One shared expert as wide as a routed one; the sigmoid of a token's logit weighs what goes into its expert."""
     width = c.integer("intermediate_size", low=1)
     act = read_activation(c, "hidden_act", default="silu")
-    return Ffn("moe", width, True, act, experts=read_experts(c, 16), top_k=read_top_k(c, 1), shared_hidden=width)
+    return Ffn(
+        "moe",
+        width,
+        True,
+        act,
+        experts=read_experts(c, 16),
+        top_k=read_top_k(c, 1),
+        shared_hidden=width,
+        scoring="sigmoid",
+        renormalize=False,
+        scale_input=True,
+    )
 
 
 def _llama4_moe_layers(c: Fields, layers: int) -> set[int]:

@@ -70,6 +70,7 @@ def read_config(mapping: Mapping[str, object], source: str = "", name: str = "mo
         dtype=read_dtype(c),
         module_dtypes=read_module_dtypes(c, model_type),
         source=source,
+        architecture=model_type,
     )
     _refuse_rest(c, model_type)
     return checked(model)

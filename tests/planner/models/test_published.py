@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,18 @@ from planner.models.catalog import find_name
 GOLDEN = Path(__file__).parents[2] / "golden"
 ROWS = read_yaml(GOLDEN / "models.yaml")["models"]
 IDS = [row["config"] for row in ROWS]
+
+
+# What the published files say and these copies, made for their sizes, leave out.
+_QWEN3_MOE = {"norm_topk_prob": True}
+LEFT_OUT = {
+    "deepseek-v2": {"topk_method": "group_limited_greedy", "norm_topk_prob": False, "routed_scaling_factor": 16.0},
+    "gemma-2-27b": {"query_pre_attn_scalar": 144},
+    "glm-4.7": {"routed_scaling_factor": 2.5},
+    "qwen3-235b-a22b": _QWEN3_MOE,
+    "qwen3-30b-a3b": _QWEN3_MOE,
+    "qwen3-coder-480b-a35b": _QWEN3_MOE,
+}
 
 
 def config_of(row) -> Path:
@@ -32,9 +45,8 @@ def test_counts_equal_the_published_ones(row, way):
 @pytest.mark.parametrize("row", ROWS, ids=IDS)
 def test_catalog_says_the_same_as_the_config(row):
     """Every field of every layer, not the counts alone."""
-    imported, ours = load_model(config_of(row)), load_model(row["catalog"])
-    if row["config"].startswith("gemma-2-27b"):  # this copy of the config lacks its query_pre_attn_scalar
-        imported = replace(imported, layers=ours.layers)
+    config = json.loads(config_of(row).read_text()) | LEFT_OUT.get(row["config"], {})
+    imported, ours = load_model(config, config_of(row).name), load_model(row["catalog"])
     assert imported.source
     assert ours.source
     if row["config"] == "gpt-neox-20b":  # its file names an approximation of GELU, the paper GELU itself
