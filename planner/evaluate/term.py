@@ -1,20 +1,18 @@
 """Get_Time terms: the price of a path written down as an expression, read back and evaluated to the same number.
 
-Grammar: sums of products; a factor is a number, a bracketed sum, ``max(...)`` or a call with named or plain numbers.
-``x`` multiplies, as in ``16 x [3 x Get_Time(10240000, 8192, 512) + AllReduce(1024, ranks=8)]``.
+The grammar is that of `planner.evaluate.expression`.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from planner.costs.groups import GroupShape
 from planner.costs.pricer import Pricer
 from planner.errors import InputError
+from planner.evaluate.expression import Function, Value, evaluate_tree, parse_expression
 from planner.graph.ops import COLLECTIVES, Kind, Op
 
 COLLECTIVE_NAMES = {
@@ -25,9 +23,6 @@ COLLECTIVE_NAMES = {
     Kind.SEND: "SendRecv",
 }
 OPERATIONS = {name: kind.value for kind, name in COLLECTIVE_NAMES.items()}
-MAX_LENGTH = 1_000_000
-MAX_DEPTH = 40
-TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)|(x(?=[\sA-Z\[(\d]))|([A-Za-z_][A-Za-z_0-9-]*)|([-+*/×(),=\[\]]))")
 
 
 def op_term(op: Op, row: int, kind: str, shape: GroupShape | None) -> str:
@@ -92,13 +87,10 @@ def _gpu(kind: str) -> list[str]:
     return [f"gpu={kind}"] if kind else []
 
 
-Value = float | str
-Function = Callable[[list[Value], dict[str, Value]], float]
-
-
 def evaluate_expression(text: str, pricer: Pricer) -> float:
     """Seconds of an expression on the cluster of a pricer."""
-    return Reader(text, functions(pricer)).value()
+    known = functions(pricer)
+    return evaluate_tree(parse_expression(text, known), known)
 
 
 def functions(pricer: Pricer) -> dict[str, Function]:
@@ -139,106 +131,3 @@ def functions(pricer: Pricer) -> dict[str, Function]:
     table: dict[str, Function] = {"Get_Time": get_time, "Attention": attention, "Memory": memory, "Transfer": transfer}
     table["max"] = lambda plain, named: max(float(x) for x in plain)
     return table | {name: collective(operation) for name, operation in OPERATIONS.items()}
-
-
-class Reader:
-    """Reads an expression by recursive descent, refusing what is too long, too deep or unknown."""
-
-    def __init__(self, text: str, known: dict[str, Function]) -> None:
-        if len(text) > MAX_LENGTH:
-            raise InputError("expression", text[:40], f"at most {MAX_LENGTH} characters")
-        self.text, self.known, self.at, self.depth = text, known, 0, 0
-        self.tokens = list(self._tokens())
-
-    def _tokens(self) -> Iterable[str]:
-        at, text = 0, self.text.rstrip()
-        while at < len(text):
-            match = TOKEN.match(text, at)
-            if match is None:
-                raise InputError("expression", text[at : at + 20], f"numbers, names, + - x / ( ) [ ] at character {at}")
-            yield match.group(match.lastindex or 0)
-            at = match.end()
-
-    def value(self) -> float:
-        """The value of the whole text."""
-        found = self._sum()
-        if self.at < len(self.tokens):
-            raise self._error("the end")
-        return found
-
-    def _peek(self) -> str:
-        return self.tokens[self.at] if self.at < len(self.tokens) else ""
-
-    def _take(self, wanted: str) -> None:
-        if self._peek() != wanted:
-            raise self._error(f"'{wanted}'")
-        self.at += 1
-
-    def _error(self, allowed: str) -> InputError:
-        return InputError(f"expression, word {self.at + 1}", self._peek(), allowed)
-
-    def _sum(self) -> float:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise self._error(f"at most {MAX_DEPTH} nested brackets")
-        parts = [self._product()]
-        while self._peek() in ("+", "-"):
-            sign = 1.0 if self._peek() == "+" else -1.0
-            self.at += 1
-            parts.append(sign * self._product())
-        self.depth -= 1
-        return math.fsum(parts)
-
-    def _product(self) -> float:
-        found = self._factor()
-        while self._peek() in ("x", "*", "×", "/"):
-            divide = self._peek() == "/"
-            self.at += 1
-            other = self._factor()
-            if divide and other == 0:
-                raise self._error("a divisor that is not zero")
-            found = found / other if divide else found * other
-        return found
-
-    def _factor(self) -> float:
-        token = self._peek()
-        if token in ("(", "["):
-            self.at += 1
-            found = self._sum()
-            self._take(")" if token == "(" else "]")
-            return found
-        if token == "-":
-            self.at += 1
-            return -self._factor()
-        if token[:1].isdigit():
-            self.at += 1
-            return float(token)
-        if token in self.known:
-            self.at += 1
-            return self._call(self.known[token])
-        raise self._error("a number, a bracket, or one of " + ", ".join(self.known))
-
-    def _call(self, function: Function) -> float:
-        self._take("(")
-        plain: list[Value] = []
-        named: dict[str, Value] = {}
-        while self._peek() != ")":
-            following = self.tokens[self.at + 1] if self.at + 1 < len(self.tokens) else ""
-            if following == "=":
-                name = self._peek()
-                self.at += 2
-                word = self._peek()[:1].isalpha() and self._peek() not in self.known
-                named[name] = self._word() if word else self._sum()
-            else:
-                plain.append(self._sum())
-            if self._peek() != ")":
-                self._take(",")
-        self._take(")")
-        try:
-            return function(plain, named)
-        except (TypeError, ValueError, IndexError) as error:
-            raise self._error(f"arguments that the function takes ({error})") from error
-
-    def _word(self) -> str:
-        self.at += 1
-        return self.tokens[self.at - 1]

@@ -9,8 +9,9 @@ from planner.costs.pricer import Pricer
 from planner.errors import InputError
 from planner.evaluate.capacity import over_capacity
 from planner.evaluate.evaluation import Evaluation, evaluate, model_flops
+from planner.evaluate.expression import MAX_DEPTH, MAX_LENGTH
 from planner.evaluate.setting import Setting, setting
-from planner.evaluate.term import MAX_DEPTH, MAX_LENGTH, evaluate_expression
+from planner.evaluate.term import evaluate_expression
 from planner.models import load_model
 from planner.problem import library_names, load_problem
 from planner.solve.optimum import SpaceSearch
