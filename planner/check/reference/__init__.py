@@ -20,6 +20,18 @@ from __future__ import annotations
 from planner.check.reference.constants import NORM_EPS, ROPE_BASE
 from planner.check.reference.forward import forward
 from planner.check.reference.inputs import Tokens, Trace, Weights
+from planner.check.reference.transformers import HfTrace, available, reference_logits
 from planner.check.reference.weights import random_weights
 
-__all__ = ["NORM_EPS", "ROPE_BASE", "Tokens", "Trace", "Weights", "forward", "random_weights"]
+__all__ = [
+    "NORM_EPS",
+    "ROPE_BASE",
+    "HfTrace",
+    "Tokens",
+    "Trace",
+    "Weights",
+    "available",
+    "forward",
+    "random_weights",
+    "reference_logits",
+]
