@@ -1,7 +1,7 @@
 """Finds the provably fastest parallel deployment of a large language model on a GPU cluster.
 
-The public names are `load_problem`, `load_plan`, `library_names`, `search`, `evaluate`, `validate`, `build_graph` and the
-errors. They are loaded at first use, so that importing this package costs nothing.
+The public names are `load_problem`, `load_plan`, `library_names`, `search`, `evaluate`, `validate`, `compare`,
+`explain`, `build_graph` and the errors. They are loaded at first use, so that importing this package costs nothing.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from planner.api import Chosen, NoPlanError, build_graph, choose, evaluate, search, validate
     from planner.errors import InputError, PlannerError
+    from planner.insight.compare import compare
+    from planner.insight.explain import explain
     from planner.problem import Problem, library_names, load_plan, load_problem
 
 __all__ = [
-    "Chosen", "InputError", "NoPlanError", "PlannerError", "Problem", "build_graph", "choose", "evaluate", "library_names",
-    "load_plan", "load_problem", "search", "validate",
+    "Chosen", "InputError", "NoPlanError", "PlannerError", "Problem", "build_graph", "choose", "compare", "evaluate",
+    "explain", "library_names", "load_plan", "load_problem", "search", "validate",
 ]  # fmt: skip
 _ERRORS = {"InputError", "PlannerError"}
 _PROBLEMS = {"Problem", "library_names", "load_plan", "load_problem"}
@@ -54,6 +56,10 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module("planner.errors"), name)
     if name in _PROBLEMS:
         return getattr(import_module("planner.problem"), name)
+    if name == "compare":
+        return import_module("planner.insight.compare").compare
+    if name == "explain":
+        return import_module("planner.insight.explain").explain
     if name in __all__:
         return getattr(import_module("planner.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -32,7 +32,15 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("planner/check/",),
     ("planner/solve/",),
     ("planner/search.py",),
-    ("planner/api.py", "planner/report/", "planner/export/", "planner/store.py", "planner/batch/"),
+    (
+        "planner/api.py",
+        "planner/insight/",
+        "planner/inspect/",
+        "planner/report/",
+        "planner/export/",
+        "planner/store.py",
+        "planner/batch/",
+    ),
     ("planner/cli/", "planner/__init__.py", "planner/__main__.py"),
 )
 FACES = {"planner.cli", "planner", "planner.__main__"}  # these load rooms late, so that the command starts fast

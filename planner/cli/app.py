@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from planner.cli.catalogs import list_, show
+from planner.cli.comparison import compare, explain
 from planner.cli.output import close_quietly, say, warn
 from planner.cli.plans import dag, evaluate, validate
 from planner.cli.search import search
@@ -28,6 +29,8 @@ app = typer.Typer(
 app.command("search")(search)
 app.command("evaluate")(evaluate)
 app.command("validate")(validate)
+app.command("compare")(compare)
+app.command("explain")(explain)
 app.command("dag")(dag)
 app.command("list")(list_)
 app.command("show")(show)

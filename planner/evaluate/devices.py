@@ -62,7 +62,7 @@ class _Side:
 
 def stage_devices(env: Setting, sizes: Sizes, choice: Choice, index: int) -> tuple[DeviceBill, ...]:
     """Every GPU of one stage (of the first replica)."""
-    stage, build = choice.stages[index], _Builder(env, sizes, choice, index)
+    stage, build = choice.stages[index], StageRoles(env, sizes, choice, index)
     sides = [_side(stage.attention_devices)]
     for role, count in build.near():
         _add(env, sides[0], role, count)
@@ -101,7 +101,7 @@ def _add(env: Setting, side: _Side, role: Role, count: int) -> None:
     side.at_peak = {s: np.where(higher, bill.at_peak[s], side.at_peak[s]) for s in Store}
 
 
-def _bills(env: Setting, choice: Choice, index: int, side: _Side, far: bool, build: _Builder) -> Iterator[DeviceBill]:
+def _bills(env: Setting, choice: Choice, index: int, side: _Side, far: bool, build: StageRoles) -> Iterator[DeviceBill]:
     stage, model = choice.stages[index], env.model
     width = len(stage.devices)
     resident = -(-env.workload.batch // choice.replicas // stage.attention.batch_parts)
@@ -122,7 +122,7 @@ def _bills(env: Setting, choice: Choice, index: int, side: _Side, far: bool, bui
         )  # fmt: skip
 
 
-class _Builder:
+class StageRoles:
     """The roles of a stage with one row per GPU, and on how many of its layers each runs."""
 
     def __init__(self, env: Setting, sizes: Sizes, choice: Choice, index: int) -> None:

@@ -152,6 +152,16 @@ class ApartSpace:
         ]
         return micro_batches * min(least, default=np.inf)
 
+    def least(self, replicas: int, micro_batches: int) -> tuple[float, float]:
+        """(chain of one micro-batch, lower bound of the makespan) of a branch with the best candidate for each."""
+        chain, bound = np.inf, np.inf
+        for candidates in self._branch(replicas, micro_batches):
+            at = self._reachable(replicas)[candidates.split]
+            chain = min(chain, float(candidates.chain[at].min(initial=np.inf)))
+            both = np.maximum(candidates.chain, micro_batches * candidates.load)[at]
+            bound = min(bound, float(both.min(initial=np.inf)))
+        return chain, bound
+
     def _reachable(self, replicas: int) -> NDArray[np.bool_]:
         """Which splits a replica's ranks have room for."""
         pairs = set(self.space.separate_splits(self.space.stride(replicas)))

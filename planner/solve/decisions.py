@@ -45,7 +45,7 @@ def decision_tables(search: SpaceSearch, optimum: Optimum) -> tuple[Decision, ..
         _branches(search, "replicas", 0),
         _branches(search, "micro_batches", 1),
         _stages(search),
-        *(Decision(name, tuple(_held(search, optimum, *value) for value in values)) for name, values in _pins(search)),
+        *(Decision(name, tuple(_held(search, optimum, *value) for value in values)) for name, values in pins(search)),
     ]
     return tuple(decision for decision in found if len(decision.values) > 1)
 
@@ -87,7 +87,7 @@ def _row(label: str, value: float) -> DecisionValue:
     return DecisionValue(label, None, "no plan with this value fits the GPUs' memory and the rules of the space")
 
 
-def _pins(search: SpaceSearch) -> Iterator[tuple[str, list[tuple[str, Fields]]]]:
+def pins(search: SpaceSearch) -> Iterator[tuple[str, list[tuple[str, Fields]]]]:
     """Decisions on partitions and placements with the values that some option has."""
     partitions = list(dict.fromkeys(p for b in search.priced.blocks for p in b.block.partitions))
     experts = list(dict.fromkeys(f.experts for b in search.priced.blocks for f in b.block.ffns if f.experts is not None))
