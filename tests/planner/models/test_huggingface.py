@@ -80,6 +80,63 @@ def test_routing_of_deepseek():
     assert greedy.layers[0].attention.q_lora_rank is None
 
 
+def ffn_of(family, **changes):
+    experts = {"num_experts": 16} if family in ("mixtral", "qwen3_moe", "gpt_oss", "llama4_text") else {"n_routed_experts": 16}
+    own = {"num_key_value_heads": 2, "num_experts_per_tok": 2, **experts}
+    if family not in ("mixtral", "gpt_oss", "llama4_text"):
+        own["moe_intermediate_size"] = 8
+    if family == "llama4_text":
+        own["intermediate_size_mlp"] = 80
+    if family == "kimi_k2":
+        own["first_k_dense_replace"] = 1
+    return tiny(family, **own, **changes).layers[-1].ffn
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "expected"),
+    [  # scoring, divided by the sum, scale, correction bias, input scaled, score of a group, activation
+        ("mixtral", {}, ("softmax", True, 1.0, False, False, "max", "silu")),
+        ("qwen3_moe", {}, ("softmax", False, 1.0, False, False, "max", "silu")),
+        ("qwen3_moe", {"norm_topk_prob": True}, ("softmax", True, 1.0, False, False, "max", "silu")),
+        ("gpt_oss", {}, ("softmax_top_k", True, 1.0, False, False, "max", "swiglu_clamped")),
+        ("llama4_text", {}, ("sigmoid", False, 1.0, False, True, "max", "silu")),
+        ("glm4_moe", {}, ("sigmoid", True, 1.0, True, False, "max", "silu")),
+        ("deepseek_v2", {"norm_topk_prob": True}, ("softmax", False, 1.0, False, False, "max", "silu")),
+        ("deepseek_v2", {"routed_scaling_factor": 16.0}, ("softmax", False, 16.0, False, False, "max", "silu")),
+        ("deepseek_v3", {}, ("sigmoid", True, 2.5, True, False, "top2", "silu")),
+        ("deepseek_v3", {"n_group": 1, "topk_group": 1}, ("sigmoid", True, 2.5, True, False, "max", "silu")),
+        ("deepseek_v32", {"norm_topk_prob": False}, ("sigmoid", False, 2.5, True, False, "top2", "silu")),
+        ("glm_moe_dsa", {}, ("sigmoid", True, 2.5, True, False, "max", "silu")),
+        ("kimi_k2", {"routed_scaling_factor": 2.827}, ("sigmoid", True, 2.827, True, False, "max", "silu")),
+    ],
+)
+def test_routing_of_each_family(family, changes, expected):
+    ffn = ffn_of(family, **changes)
+    names = ("scoring", "renormalize", "routed_scale", "correction_bias", "scale_input", "group_score", "activation")
+    assert tuple(getattr(ffn, name) for name in names) == expected
+
+
+def test_deepseek_v2_knows_groups_only_by_its_method():
+    groups = {"n_group": 4, "topk_group": 2}
+    assert ffn_of("deepseek_v2", **groups).expert_groups == 1
+    assert ffn_of("deepseek_v2", **groups, topk_method="group_limited_greedy").expert_groups == 4
+
+
+def test_what_stands_outside_the_layers():
+    gemma, opt = tiny("gemma2"), tiny("opt", ffn_dim=96, intermediate_size=None)
+    assert (gemma.embedding_scale, tiny("llama").embedding_scale) == (8.0, 1.0)
+    assert (opt.positions, opt.position_offset) == (2050, 2)
+    assert load_model(CONFIGS["gpt2"]).position_offset == 0
+    assert {tiny(family).architecture for family in ("llama", "gemma2", "gpt_neox")} == {"llama", "gemma2", "gpt_neox"}
+    assert load_model(CONFIGS["gemma-3-27b"]).architecture == "gemma3_text"
+
+
+def test_the_indexers_rotation():
+    mixture = {"moe_intermediate_size": 8, "n_routed_experts": 16, "num_experts_per_tok": 2}
+    rotations = [tiny(family, **mixture).layers[0].attention.indexer.rope for family in ("deepseek_v32", "glm_moe_dsa")]
+    assert rotations == ["half", "interleaved"]
+
+
 def test_glm_moe_dsa_has_an_indexer_in_every_layer():
     glm5 = {"hidden_size": 6144, "num_hidden_layers": 78, "num_attention_heads": 64, "vocab_size": 154880}
     glm5 |= {"model_type": "glm_moe_dsa", "intermediate_size": 12288, "moe_intermediate_size": 2048, "n_routed_experts": 256}

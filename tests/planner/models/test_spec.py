@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.errors import InputError
-from planner.models import load_model
+from planner.models import catalog_names, load_model
+from planner.models.hf import FAMILIES
+from planner.problem.models import model_mapping
 
 HELIX = {
     "name": "helix-2l",
@@ -85,9 +88,51 @@ def test_latent_attention_and_module_dtypes():
     assert model.dtype_of("ffn") == "fp8"
 
 
+ROUTING = {
+    **{"scoring": "sigmoid", "renormalize": False, "routed_scale": 2.5, "correction_bias": True, "scale_input": True},
+    **{"expert_groups": 4, "top_k_groups": 2, "group_score": "top2"},
+}
+
+
+def test_what_a_model_computes():
+    """Routing, activation and outer factors are read, default to the plainest, and add no parameter."""
+    plain = load_model({**HELIX, "ffn": MOE, "vocab": 9, "positions": 7})
+    ffn = plain.layers[0].ffn
+    assert (ffn.scoring, ffn.renormalize, ffn.routed_scale, ffn.group_score) == ("softmax", True, 1.0, "max")
+    assert (ffn.correction_bias, ffn.scale_input) == (False, False)
+    assert (plain.embedding_scale, plain.position_offset, plain.architecture) == (1.0, 0, "")
+    outer = {"embedding_scale": "sqrt_hidden", "position_offset": 2, "architecture": "llama"}
+    ours = load_model({**HELIX, "ffn": {**MOE, **ROUTING}, "vocab": 9, "positions": 7, **outer})
+    assert {name: getattr(ours.layers[0].ffn, name) for name in ROUTING} == ROUTING
+    assert (ours.embedding_scale, ours.position_offset, ours.architecture) == (math.sqrt(8192), 2, "llama")
+    assert ours.parameters == plain.parameters
+    assert load_model({**HELIX, "embedding_scale": 1.5}).embedding_scale == 1.5
+    clamped = load_model({**HELIX, "ffn": {**MOE, "activation": "swiglu_clamped"}}).layers[0].ffn
+    assert (clamped.activation, clamped.gated) == ("swiglu_clamped", True)
+    indexed = {**MLA, "q_lora_rank": 6, "indexer": {"heads": 2, "head_dim": 4, "top_k": 9, "rope": "interleaved"}}
+    assert load_model({**HELIX, "attention": indexed}).layers[0].attention.indexer.rope == "interleaved"
+
+
+@pytest.mark.parametrize("name", catalog_names())
+def test_catalog_models_can_be_written_as_mappings(name):
+    model = load_model(name)
+    assert load_model(model_mapping(model)) == model
+    assert model.architecture in FAMILIES
+
+
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
+        ("ffn", {**MOE, "scoring": "softmx"}, "did you mean softmax"),
+        ("ffn", {**MOE, "group_score": "sum"}, "group_score"),
+        ("ffn", {**MOE, "routed_scale": 0}, "routed_scale"),
+        ("ffn", {**MOE, "renormalize": "yes"}, "renormalize"),
+        ("ffn.scoring", "sigmoid", "no field of this name"),
+        ("ffn", {"hidden": 8, "activation": "swiglu_clamped", "gated": False}, "gated network"),
+        ("embedding_scale", "sqrt", "embedding_scale"),
+        ("embedding_scale", 0, "embedding_scale"),
+        ("position_offset", -1, "position_offset"),
+        ("architecture", "lama", "did you mean llama"),
         ("layers", 0, r"model\.layers is 0"),
         ("layers", -1, "layers"),
         ("layers", 2.0, "without a point"),
