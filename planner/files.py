@@ -96,17 +96,18 @@ def parse_json(text: str, source: str) -> dict[str, object]:
     return _checked(value, source)
 
 
-def read_text(path: Path) -> str:
-    """The UTF-8 text of an ordinary file of at most `MAX_BYTES`."""
+def read_text(path: Path, most: int | None = None) -> str:
+    """The UTF-8 text of an ordinary file of at most `most` bytes (`MAX_BYTES` unless given)."""
+    most = MAX_BYTES if most is None else most
     try:
         if not path.is_file():
             raise InputError("file", str(path), "a file that exists")
         with path.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
+            data = stream.read(most + 1)
     except (OSError, ValueError) as error:
         raise InputError("file", str(path), f"a readable file ({_first_line(error)})") from None
-    if len(data) > MAX_BYTES:
-        raise InputError("file", str(path), f"a file of at most {MAX_BYTES} bytes")
+    if len(data) > most:
+        raise InputError("file", str(path), f"a file of at most {most} bytes")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
