@@ -25,6 +25,8 @@ from planner.errors import InputError
 from planner.model import ModelSpec
 
 _OLDEST = 5
+# Their configs ask for a hidden size that is a multiple of the heads, which nothing in the classes needs.
+_GUARDED = ("deepseek_v2", "gemma2", "gemma3_text", "llama")
 _CLASSES = {"kimi_k2": "deepseek_v3"}  # Kimi K2 is published as DeepSeek-V3 with other sizes
 
 
@@ -138,7 +140,12 @@ def _build(config: dict[str, Any]) -> Any:
     name = config["model_type"]
     arguments = {key: value for key, value in config.items() if key != "model_type"}
     tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
+    hidden = arguments.get("hidden_size")
+    if name in _GUARDED:
+        arguments["hidden_size"] = arguments["num_attention_heads"]
     built = AutoConfig.for_model(_CLASSES.get(name, name), **tokens, **arguments)
+    if name in _GUARDED:
+        built.hidden_size = hidden
     network = AutoModelForCausalLM.from_config(
         built, attn_implementation="eager", experts_implementation="eager", dtype=torch.float64
     )

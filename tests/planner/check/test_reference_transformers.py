@@ -88,6 +88,16 @@ def test_without_causality_and_without_a_vocabulary(architecture):
     assert worst(model, weights, tokens, theirs) < TOLERANCE
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma3_text", "deepseek_v2", "mixtral", "glm4_moe"])
+def test_a_hidden_size_that_heads_do_not_divide(architecture):
+    model = tiny(architecture, {"head_dim": 8, **CASES[architecture][0], "hidden_size": 47})
+    rng = np.random.default_rng(8)
+    weights, tokens = random_weights(model, rng), ragged(rng, offsets=(20, 0, 40))
+    theirs = reference_logits(model, weights, tokens)
+    assert not isinstance(theirs, str), theirs
+    assert worst(model, weights, tokens, theirs) < TOLERANCE
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
