@@ -76,7 +76,7 @@ def _shape(ctx: RoleContext, spec: Attention, signature: AttentionSignature, row
     holders = rows.tensor * rows.context_parts if decode else rows.tensor
     residual = np.where(rows.sequence_parallel == 1, share_tokens(tokens, holders, rows.position), tokens)
     if signature.form == "segments":
-        qk: Size = 2 * share(spec.head_dim // 2, rows.segments, rows.segment)
+        qk: Size = _unrotated(spec, rows) + 2 * share((spec.head_dim - spec.nope_dim) // 2, rows.segments, rows.segment)
         v: Size = share(spec.v_head_dim, rows.segments, rows.segment)
     else:
         qk, v = spec.head_dim, spec.v_head_dim
@@ -141,14 +141,10 @@ def _latent_projections(ctx: RoleContext, spec: Attention, rows: AttentionRows, 
     latent = ctx.tensor("kva", s.tokens, rank + rope)
     yield _matmul(ctx, "kv_a_proj", ("xg",), latent, hidden, (ctx.shard("kv_a", "attention", hidden, rank + rope),))
     yield ctx.norm("kv_a_norm", "kva", ctx.tensor("kvan", s.tokens, rank))
-    yield ctx.elementwise("rope", ("q", "kva"), ctx.tensor("rotated", s.tokens, (rows.heads + 1) * rope))
+    nope = _unrotated(spec, rows)
+    yield ctx.elementwise("rope", ("q", "kva"), ctx.tensor("rotated", s.tokens, (rows.heads + 1) * (s.qk - nope)))
     if ctx.keeps_cache:
-        yield ctx.elementwise("kv_write", ("kvan", "rotated"), _written(ctx, rows, s, rank + rope))
-    nope = (
-        np.asarray(s.qk) - rope
-        if rows.segments.max(initial=1) == 1
-        else 2 * share(spec.nope_dim // 2, rows.segments, rows.segment)
-    )
+        yield ctx.elementwise("kv_write", ("kvan", "rotated"), _written(ctx, rows, s, rank + s.qk - nope))
     up = ctx.shard("kv_b", "attention", rank, rows.heads * (nope + s.v))
     if spec.indexer is not None:
         yield from _indexer(ctx, spec, s)
@@ -168,6 +164,13 @@ def _latent_projections(ctx: RoleContext, spec: Attention, rows: AttentionRows, 
             batch=rows.heads,
             weights=(up,),
         )
+
+
+def _unrotated(spec: Attention, rows: AttentionRows) -> Size:
+    """Dims that a segment has of the part of each head that latent attention does not rotate (of other kinds: none)."""
+    if rows.segments.max(initial=1) == 1:
+        return spec.nope_dim
+    return 2 * share(spec.nope_dim // 2, rows.segments, rows.segment)
 
 
 def _indexer(ctx: RoleContext, spec: Attention, s: _Shape) -> Iterator[Op]:
@@ -271,7 +274,8 @@ def _dims(ctx: RoleContext, spec: Attention, rows: AttentionRows, s: _Shape, par
 def _segmented(ctx: RoleContext, spec: Attention, rows: AttentionRows, s: _Shape) -> Iterator[Op]:
     """Partial scores of each dimension segment, summed before softmax; softmax on every segment or on its share of rows."""
     keys, pairs = ctx.workload.kv_length, s.sequences * rows.heads
-    inputs = ("rotated", "q", "kv") if spec.kind == "mla" else _queries_keys(spec)
+    cache = ("cache",) if ctx.workload.phase == "decode" else ()
+    inputs = ("rotated", "q", "kv") if spec.kind == "mla" else (*_queries_keys(spec), *cache)
     partial = Tensor("scores", (pairs, s.q_len, keys), SCORE_DTYPE, Layout.PARTIAL, Store.SCORES)
     yield Op("scores", Kind.MATMUL, inputs, partial, ctx.dtype, m=s.q_len, k=s.qk, n=keys, batch=pairs)
     summed = rows.score_reduce == 1
@@ -283,12 +287,13 @@ def _segmented(ctx: RoleContext, spec: Attention, rows: AttentionRows, s: _Shape
              bytes=partial.bytes, group=s.segments,
              exists=summed & (rows.scattered == 1))  # fmt: skip
     own = Tensor("own_probabilities", (pairs, part, keys), ctx.dtype, store=Store.SCORES)
-    yield Op("softmax", Kind.ELEMENTWISE, ("summed", "scores"), own, SCORE_DTYPE, bytes=whole.bytes + own.bytes,
+    picked = ("picked",) if spec.indexer is not None else ()
+    yield Op("softmax", Kind.ELEMENTWISE, ("summed", "scores", *picked), own, SCORE_DTYPE, bytes=whole.bytes + own.bytes,
              weights=_sinks(ctx, spec, rows))  # fmt: skip
     probabilities = Tensor("probabilities", (pairs, s.q_len, keys), ctx.dtype, store=Store.SCORES)
     yield Op("probabilities_all_gather", Kind.ALL_GATHER, ("own_probabilities",), probabilities, ctx.dtype,
              bytes=probabilities.bytes, group=s.segments, exists=rows.scattered == 1)  # fmt: skip
-    value = ("kv",) if spec.kind == "mla" else ("v",)
+    value = ("kv",) if spec.kind == "mla" else ("v", *cache)
     attended = replace(ctx.tensor("a", s.tokens, rows.heads * s.v), layout=Layout.HEADS)
     yield Op(
         "attention_value",
@@ -317,6 +322,7 @@ def _ring(ctx: RoleContext, spec: Attention, parts: int, rows: AttentionRows, s:
     block = Tensor("kv_block", (s.tokens, kv_heads * (np.asarray(s.qk) + s.v)), ctx.dtype, store=Store.COMMUNICATION)
     attended = replace(ctx.tensor("a", s.tokens, rows.heads * s.v), layout=Layout.HEADS)
     own = _attention_inputs(ctx, spec)
+    queries = ("rotated", "q") if latent else own[:1]
     yield Op("attention_0", Kind.ATTENTION, own, replace(attended, name="a0"), ctx.dtype, attention=local,
              weights=_sinks(ctx, spec, rows))  # fmt: skip
     for step in range(1, parts):
@@ -324,7 +330,8 @@ def _ring(ctx: RoleContext, spec: Attention, parts: int, rows: AttentionRows, s:
         yield Op(f"ring_{step}", Kind.SEND, passed, replace(block, name=f"kv{step}"), ctx.dtype, bytes=block.bytes,
                  group=replace(s.context, name="ring"), stream="transfer")  # fmt: skip
         output = replace(attended, name="a" if step == parts - 1 else f"a{step}")
-        yield Op(f"attention_{step}", Kind.ATTENTION, (own[0], f"kv{step}", f"a{step - 1}"), output, ctx.dtype, attention=half)
+        yield Op(f"attention_{step}", Kind.ATTENTION, (*queries, f"kv{step}", f"a{step - 1}"), output, ctx.dtype,
+                 attention=half)  # fmt: skip
 
 
 def _merge(ctx: RoleContext, rows: AttentionRows, s: _Shape, dim: Size) -> Iterator[Op]:
@@ -379,7 +386,7 @@ def _cache_bytes(ctx: RoleContext, spec: Attention, rows: AttentionRows, s: _Sha
     limits = [x for x in (spec.window, spec.chunk) if x is not None]
     kept = share(min([ctx.workload.kv_length, *limits]), rows.context_parts, rows.context)
     if spec.kind == "mla":
-        width: Size = spec.kv_lora_rank + spec.rope_dim
+        width: Size = spec.kv_lora_rank + s.qk - _unrotated(spec, rows)
     else:
         width = rows.kv_heads * (np.asarray(s.qk) + s.v)
     cache = Tensor("kv_cache", (kept, width), ctx.kv_dtype).bytes

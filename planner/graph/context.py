@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from planner.graph.ops import Kind, Op, Shard, Size, Tensor
-from planner.model import ModelSpec, Module
+from planner.model import Layer, ModelSpec, Module
 from planner.workload import Workload
 
 
@@ -42,6 +42,10 @@ class RoleContext:
     def elementwise(self, name: str, inputs: tuple[str, ...], output: Tensor, passes: float = 2.0, **more: object) -> Op:
         """An operator that moves `passes` times its output's bytes through memory (2: read one, write one)."""
         return Op(name, Kind.ELEMENTWISE, inputs, output, dtype=output.dtype, bytes=passes * output.bytes, **more)  # type: ignore[arg-type]
+
+    def ffn_input(self, layer: Layer) -> str:
+        """What the FFN half norms: what attention left, or the layer's own input where the two halves are parallel."""
+        return "x_in" if layer.parallel_residual else "x"
 
     def norm(self, name: str, source: str, output: Tensor) -> Op:
         """A norm over the hidden dim (one read, one write), whose weight vector every GPU holds."""

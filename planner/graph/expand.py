@@ -115,10 +115,10 @@ class _Pipeline:
         if len(done) >= BOUNDARY_BUFFERS:
             waits.append(Wait(done[-BOUNDARY_BUFFERS], "buffer"))
         reads = [own["x"] for own in held if "x" in own]
-        name = self.weaver.send("send", at, "send", transfer, waits, reads)
-        self.sent[index].append(name)
         entry = receiver.entry()
         pieces = [] if entry is None or entry.x is None else [piece_at(entry.x, place) for place in range(len(target))]
+        name = self.weaver.send("send", at, "send", transfer, waits, reads, pieces)
+        self.sent[index].append(name)
         return [Wait(name, "data")], arrive(name, pieces)
 
     def _feed_back(self, at: Place, held: Tensors) -> None:
@@ -132,9 +132,9 @@ class _Pipeline:
 
 
 def next_input(held: Tensors) -> Tensors:
-    """What a role leaves to the next: its output `y` becomes the input `x`."""
+    """What a role leaves to the next: its output `y` becomes the input `x`, its own input stays as `x_in`."""
     found: Tensors = []
     for own in held:
-        left = own.get("y", own.get("x"))
-        found.append({} if left is None else {"x": left})
+        left = {"x": own.get("y", own.get("x")), "x_in": own.get("x")}
+        found.append({name: source for name, source in left.items() if source is not None})
     return found

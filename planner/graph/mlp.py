@@ -18,7 +18,7 @@ def mlp_role(ctx: RoleContext, layer: Layer, rows: FfnRows) -> Role:
     residual = ctx.tensor("x", shard_tokens(rows.tokens, rows.residual_shards, rows.ways, rows.index), hidden)
     gathered = ctx.tensor("xg", shard_tokens(rows.tokens, shards, rows.ways, rows.index), hidden)
     width = share(layer.ffn.hidden, rows.mlp_ways, rows.index % rows.mlp_ways)
-    ops = [ctx.norm("ffn_norm", "x", replace(residual, name="xn"))]
+    ops = [ctx.norm("ffn_norm", ctx.ffn_input(layer), replace(residual, name="xn"))]
     ops.append(gather_tokens(ctx, "ffn_gather", "xn", gathered, rows.residual_shards, shards, rows.ways))
     ops += gated_ffn(ctx, layer.ffn, "", ("xg", "xn"), gathered.shape[0], width, "ffn")
     ops += sum_partials(ctx, "ffn", ops[-1].output, shards, replace(residual, name="f"), rows.residual_shards, rows.ways)
@@ -29,12 +29,12 @@ def gated_ffn(
     ctx: RoleContext, ffn: Ffn, prefix: str, inputs: tuple[str, ...], tokens: Size, width: Size, module: Module
 ) -> Iterator[Op]:
     """Gate (if any), up, activation and down of a dense FFN of `width` columns on this GPU; writes a partial sum."""
-    hidden = ctx.model.hidden
+    hidden, biased = ctx.model.hidden, ffn.bias and ffn.kind == "dense"  # a mixture's bias is that of its routed experts
     inner = replace(ctx.tensor(f"{prefix}up", tokens, width), layout=Layout.HIDDEN)
     sources = []
     for name in ("gate", "up") if ffn.gated else ("up",):
         shards: list[Shard] = [ctx.shard(prefix + name, module, hidden, width)]
-        if ffn.bias:
+        if biased:
             shards.append(ctx.shard(f"{prefix}{name}_bias", module, width))
         sources.append(f"{prefix}{name}")
         yield Op(f"{prefix}{name}_proj", Kind.MATMUL, inputs, replace(inner, name=f"{prefix}{name}"), shards[0].dtype,
@@ -42,7 +42,7 @@ def gated_ffn(
     active = replace(inner, name=f"{prefix}active")
     yield ctx.elementwise(f"{prefix}activation", tuple(sources), active, passes=len(sources) + 1.0)
     down = [ctx.shard(f"{prefix}down", module, width, hidden)]
-    if ffn.bias:
+    if biased:
         down.append(ctx.shard(f"{prefix}down_bias", module, hidden))
     partial = replace(ctx.tensor(f"{prefix}partial", tokens, hidden), layout=Layout.PARTIAL)
     yield Op(f"{prefix}down_proj", Kind.MATMUL, (active.name,), partial, down[0].dtype, m=tokens, k=width, n=hidden,

@@ -23,9 +23,12 @@ def local_role(ctx: RoleContext, layer: Layer, rows: MoeRows) -> Role:
     hidden, one = ctx.model.hidden, np.ones_like(rows.ways)
     residual = _residual(ctx, rows)
     everything = ctx.tensor("xg", rows.tokens, hidden)
-    ops = [ctx.norm("ffn_norm", "x", replace(residual, name="xn")), *_router(ctx, layer, "xn", residual.shape[0])]
+    ops = [ctx.norm("ffn_norm", ctx.ffn_input(layer), replace(residual, name="xn"))]
+    ops += _router(ctx, layer, "xn", residual.shape[0])
     ops.append(gather_tokens(ctx, "moe_gather", "xn", everything, rows.residual_shards, one, rows.ways))
-    ops += _experts(ctx, layer, rows, ("xg", "xn", "routes"))
+    routes = Tensor("routes_all", (rows.tokens, layer.ffn.top_k), "fp32")
+    ops.append(gather_tokens(ctx, "routes_gather", "routes", routes, rows.residual_shards, one, rows.ways))
+    ops += _experts(ctx, layer, rows, ("xg", "xn", "routes_all", "routes"))
     partial = replace(ctx.tensor("moe_partial", rows.tokens, hidden), layout=Layout.PARTIAL)
     parts: tuple[str, ...] = ("expert_partial",)
     if layer.ffn.shared_hidden:
@@ -36,7 +39,7 @@ def local_role(ctx: RoleContext, layer: Layer, rows: MoeRows) -> Role:
         ops.append(_shared_gate(ctx, ("xg", "xn"), rows.tokens))
         parts = (*parts, "shared_gate")
     moved = 2.0 * partial.bytes + ctx.tensor("", rows.routed, hidden).bytes
-    ops.append(Op("unpermute", Kind.ELEMENTWISE, (*parts, "routes"), partial, ctx.dtype, bytes=moved))
+    ops.append(Op("unpermute", Kind.ELEMENTWISE, (*parts, "routes_all", "routes"), partial, ctx.dtype, bytes=moved))
     ops += sum_partials(ctx, "moe", partial, one, replace(residual, name="f"), rows.residual_shards, rows.ways)
     return Role("moe", residual, (*ops, *residual_tail(ctx, layer, "ffn", "f", residual)))
 
@@ -46,7 +49,7 @@ def dispatch_role(ctx: RoleContext, layer: Layer, rows: MoeRows) -> Role:
     hidden = ctx.model.hidden
     residual = _residual(ctx, rows)
     own = shard_tokens(rows.tokens, rows.ways, rows.ways, rows.index)
-    ops = [ctx.norm("ffn_norm", "x", ctx.tensor("xn", own, hidden)), *_router(ctx, layer, "xn", own)]
+    ops = [ctx.norm("ffn_norm", ctx.ffn_input(layer), ctx.tensor("xn", own, hidden)), *_router(ctx, layer, "xn", own)]
     sent = _sent_bytes(ctx, rows, own)
     stage = Group("stage", 1, rows.ways)
     arrived = _arrived_tokens(ctx, rows, attention_router=True)
@@ -61,7 +64,7 @@ def dispatch_role(ctx: RoleContext, layer: Layer, rows: MoeRows) -> Role:
 def route_role(ctx: RoleContext, layer: Layer, rows: MoeRows, attention_router: bool) -> Role:
     """Attention side before the tokens leave: norm, and the router where it sits here."""
     own = shard_tokens(rows.tokens, rows.ways, rows.ways, rows.index)
-    ops = [ctx.norm("ffn_norm", "x", ctx.tensor("xn", own, ctx.model.hidden))]
+    ops = [ctx.norm("ffn_norm", ctx.ffn_input(layer), ctx.tensor("xn", own, ctx.model.hidden))]
     if attention_router:
         ops += _router(ctx, layer, "xn", own)
     return Role("route", _residual(ctx, rows), tuple(ops))

@@ -55,9 +55,11 @@ class Transfer:
 class Node:
     """One operator on one GPU, one collective or transfer over `devices`, or the barrier at the end of a role.
 
-    `inputs` are the tensors read, as their producers wrote them; one that nothing in the graph writes (the model's
-    input) is not listed. `family` are the groups that run the same collective at once, its own among them: with the
-    sizes it makes the price a constant of the node. `layer` is None at the ends of the model; `step` counts decode steps.
+    `inputs` are the tensors read, as their producers wrote them, `formals` the names by which the operator knows them; one
+    that nothing in the graph writes (the model's input) is not listed. `outputs` are what each of `devices` holds
+    afterwards (of a transfer: what each target holds). `family` are the groups that run the same collective at once, its
+    own among them: with the sizes it makes the price a constant of the node. `layer` is None at the ends of the model;
+    `step` counts decode steps.
     """
 
     id: str
@@ -70,7 +72,7 @@ class Node:
     devices: tuple[int, ...]
     stream: str = "compute"
     inputs: tuple[Piece, ...] = ()
-    output: Piece | None = None
+    outputs: tuple[Piece, ...] = ()
     dtype: str = ""
     m: int = 0
     k: int = 0
@@ -83,6 +85,12 @@ class Node:
     family: tuple[tuple[int, ...], ...] = ()
     transfer: Transfer | None = None
     step: int = 0
+    formals: tuple[str, ...] = ()
+
+    @property
+    def output(self) -> Piece | None:
+        """What the first GPU holds afterwards; None where nothing is written."""
+        return self.outputs[0] if self.outputs else None
 
     @property
     def communicates(self) -> bool:

@@ -67,7 +67,7 @@ def _cell(
     else:
         work = amount
     proto = Node(
-        f"{op.name}@{ranks_name(ranks)}", op.name, op.kind, role, stage, None, 0, ranks, op.stream, (), outputs[0], op.dtype,
+        f"{op.name}@{ranks_name(ranks)}", op.name, op.kind, role, stage, None, 0, ranks, op.stream, (), outputs, op.dtype,
         _at(op.m, place), _at(op.k, place), _at(op.n, place), _at(op.batch, place), attention, amount, flops, weights, family,
     )  # fmt: skip
     return Cell(op, members, exists and (work > 0 or any(w.elements for w in weights)), proto, outputs)

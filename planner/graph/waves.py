@@ -65,8 +65,8 @@ class _Waves:
         out = Transfer(self.near, self.far, sent, received)
         reads = [own[name] for own in held for name in ("xn", "routes") if name in own]
         waits = [*self._last("attention"), *self._last("dispatch")]
-        dispatch = self.free["dispatch"] = self.weaver.send("dispatch", at, "dispatch", out, waits, reads)
         pieces = [] if role.x is None else [piece_at(role.x, place) for place in range(len(self.far))]
+        dispatch = self.free["dispatch"] = self.weaver.send("dispatch", at, "dispatch", out, waits, reads, pieces)
         far = arrive(dispatch, pieces)
         if self.stage.attention_router:
             routes = [own["routes"].piece for own in held if "routes" in own][:1]
@@ -76,10 +76,11 @@ class _Waves:
         self.free["experts"] = barrier
         parts = [own["expert_partial"] for own in far if "expert_partial" in own]
         home = Transfer(self.far, self.near, gone, back)
+        pieces = self.stage.returned(layer)
         name = self.free["combine"] = self.weaver.send(
-            "combine", at, "combine", home, [Wait(barrier), *self._last("combine")], parts
+            "combine", at, "combine", home, [Wait(barrier), *self._last("combine")], parts, pieces
         )
-        for own, piece in zip(held, self.stage.returned(layer), strict=True):
+        for own, piece in zip(held, pieces, strict=True):
             own[piece.name] = Source(name, piece)
         return name
 
@@ -89,9 +90,7 @@ def _kept(tensors: Tensors) -> Tensors:
     found: Tensors = []
     for own in tensors:
         left: dict[str, Source] = {name: own[name] for name in ("xn", "routes") if name in own}
-        stream = own.get("y", own.get("x"))
-        if stream is not None:
-            left["x"] = Source(stream.node, stream.piece)
+        left |= {name: source for name, source in (("x", own.get("y", own.get("x"))), ("x_in", own.get("x"))) if source}
         found.append(left)
     return found
 

@@ -91,12 +91,13 @@ class Weaver:
         proto, stream = cell.proto, cell.op.stream
         name = f"{at.prefix}{proto.role}.{proto.id}"
         reads: list[Source] = []
-        inputs: tuple[Piece, ...] = ()
+        named: dict[str, Source] = {}
         for member in cell.members:
             found = self._reads(cell.op.inputs, tensors[member])
-            inputs = inputs or tuple(source.piece for source in found)
-            reads += found
-        node = replace(proto, id=name, layer=at.layer, micro_batch=at.micro_batch, step=at.step, inputs=inputs)
+            named = named or found
+            reads += found.values()
+        node = replace(proto, id=name, layer=at.layer, micro_batch=at.micro_batch, step=at.step,
+                       inputs=tuple(source.piece for source in named.values()), formals=tuple(named))  # fmt: skip
         waits = dict.fromkeys(wait for member in cell.members for wait in tails[member].get(stream, start))
         self.add(node, tuple(waits), reads)
         for member, piece in zip(cell.members, cell.outputs, strict=True):
@@ -122,27 +123,31 @@ class Weaver:
         return node.id
 
     def send(
-        self, name: str, at: Place, stream: str, transfer: Transfer, waits: Sequence[Wait], reads: Sequence[Source]
-    ) -> str:
-        """Add a hand-over between two sets of GPUs; what each receiver holds is said by `arrive`."""
+        self, name: str, at: Place, stream: str, transfer: Transfer, waits: Sequence[Wait], reads: Sequence[Source],
+        arrives: Sequence[Piece] = (),
+    ) -> str:  # fmt: skip
+        """Add a hand-over between two sets of GPUs; `arrives` is what each receiver holds afterwards."""
         devices = (*transfer.source, *transfer.target)
         amount = max(transfer.sent_bytes, transfer.received_bytes)
         inputs = tuple(dict.fromkeys(source.piece for source in reads[:4]))
         ranks = f"{ranks_name(transfer.source)}>{ranks_name(transfer.target)}"
         node = Node(f"{at.prefix}{name}@{ranks}", name, Kind.SEND, "send", at.stage, at.layer, at.micro_batch, devices, stream,
-                    inputs, bytes=amount, transfer=transfer, step=at.step)  # fmt: skip
+                    inputs, tuple(arrives), bytes=amount, transfer=transfer, step=at.step)  # fmt: skip
         return self.add(node, waits, reads)
 
-    def _reads(self, names: tuple[str, ...], own: dict[str, Source]) -> list[Source]:
-        """Sources of the named tensors. Where a tensor and its redistribution by a collective are both named, the latter is
-        read: the former stands for the case that the collective is absent.
+    def _reads(self, names: tuple[str, ...], own: dict[str, Source]) -> dict[str, Source]:
+        """Sources of the named tensors, each once, by the first name that means it. Where a tensor and its redistribution by
+        a collective are both named, the latter is read: the former stands for the case that the collective is absent.
         """
-        found = tuple(dict.fromkeys(own[name] for name in names if name in own))
+        found: dict[Source, str] = {}
+        for name in names:
+            if name in own:
+                found.setdefault(own[name], name)
         spare: set[Source] = set()
         for source in found:
             if self.nodes[source.node].kind in REDISTRIBUTES and source.piece.layout != Layout.PARTIAL:
                 spare |= self._read_by.get(source.node, set())
-        return [source for source in found if source not in spare]
+        return {name: source for source, name in found.items() if source not in spare}
 
 
 def _pass_on(cell: Cell, tensors: Tensors, written: list[set[str]]) -> None:

@@ -84,7 +84,7 @@ def test_every_operator_has_work_and_an_output(name: str) -> None:
     ctx = context(load_model(name), "prefill")
     for layer in ctx.model.layer_kinds:
         for role in layer_roles(ctx, layer, "local"):
-            made = {"x"} if role.x is None else {role.x.name}
+            made = {"x", "x_in"} if role.x is None else {role.x.name, "x_in"}
             for op in role.ops:
                 assert made & set(op.inputs) or not op.inputs, (role.name, op.name)
                 made.add(op.output.name)

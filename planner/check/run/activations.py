@@ -1,0 +1,49 @@
+"""Activations of feed-forward networks."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.check.run.site import Fault
+
+Floats = NDArray[np.float64]
+
+CLAMP, SLOPE = 7.0, 1.702
+"""Limit and slope of the clamped SwiGLU of gpt-oss (OpenAI, gpt-oss model card)."""
+
+
+def sigmoid(x: Floats) -> Floats:
+    """1 / (1 + exp(-x)), without overflow."""
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)), dtype=np.float64)
+
+
+def _gelu(x: Floats) -> Floats:
+    return np.asarray(0.5 * x * (1.0 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2.0))), dtype=np.float64)
+
+
+def _gelu_tanh(x: Floats) -> Floats:
+    return np.asarray(0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3))), dtype=np.float64)
+
+
+FUNCTIONS = {
+    "silu": lambda x: x * sigmoid(x),
+    "swiglu": lambda x: x * sigmoid(x),
+    "gelu": _gelu,
+    "geglu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "relu": lambda x: np.maximum(x, 0.0),
+}
+
+
+def activate(name: str, gate: Floats | None, up: Floats) -> Floats:
+    """The activation of a gated (gate given) or plain network."""
+    if name == "swiglu_clamped" and gate is not None:
+        gate, up = np.minimum(gate, CLAMP), np.clip(up, -CLAMP, CLAMP)
+        return (up + 1.0) * gate * sigmoid(SLOPE * gate)
+    if name not in FUNCTIONS:
+        raise Fault(f"the activation {name} has no numbers here")
+    function = FUNCTIONS[name]
+    return function(up) if gate is None else function(gate) * up

@@ -1,0 +1,291 @@
+"""Machine: virtual GPUs that run an operator graph, each with a store of its own.
+
+A buffer is named after the role and the tensor that it holds, so the next layer and the next micro-batch write over it, as
+they do on a GPU: an order that the graph allows but the data does not bear shows as a read of what is not there.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.check.run import attention, context, indexer, kernels, moe, segments
+from planner.check.run.collectives import COLLECTIVES, TRANSFERS
+from planner.check.run.expected import Expected, expected
+from planner.check.run.site import Fault, Kernel, Site, Value
+from planner.check.run.split import Split
+from planner.check.run.world import StageTokens, World
+from planner.graph.expand import BOUNDARY_BUFFERS
+from planner.graph.nodes import Graph, Node
+from planner.graph.ops import Kind
+
+Ints = NDArray[np.int64]
+Buffer = tuple[int, str, int]
+"""A GPU, the name of a buffer on it, and which of several."""
+
+KERNELS: dict[tuple[str, str], Kernel] = {
+    **kernels.KERNELS, **attention.KERNELS, **segments.KERNELS, **context.KERNELS, **indexer.KERNELS, **moe.KERNELS,
+}  # fmt: skip
+LOOSE = frozenset({"permuted", "arrived", "returned", "expert_gate", "expert_up", "expert_active", "expert_partial"})
+"""Tensors whose number of rows depends on the routing; the graph has the expected one."""
+
+
+@dataclass(frozen=True)
+class Departure:
+    """A node that does not do what the unsplit model does: the message, and the error where numbers differ."""
+
+    node: str
+    message: str
+    error: float = 0.0
+    allowed: float = 0.0
+    fault: bool = False
+
+
+@dataclass
+class Outcome:
+    """What a run found: departures in the order of the graph, the worst error beside its tolerance, and who served whom."""
+
+    departures: list[Departure] = field(default_factory=list)
+    compared: int = 0
+    worst: tuple[float, float] = (0.0, 0.0)
+    finished: dict[tuple[int | None, int], set[int]] = field(default_factory=lambda: defaultdict(set))
+    served: dict[tuple[int, int, int, int], int] = field(default_factory=lambda: defaultdict(int))
+
+
+class Machine:
+    """Runs one graph in one world."""
+
+    def __init__(self, graph: Graph, world: World, tolerance: float) -> None:
+        self.graph, self.world, self.tolerance = graph, world, tolerance
+        self.rank = {node.id: index for index, node in enumerate(graph.nodes)}
+        self._splits: dict[tuple[int, int, int, int | None, bool], Split] = {}
+        self._tokens: dict[tuple[int, int], StageTokens] = {}
+
+    def orders(self, rng: np.random.Generator, count: int) -> Iterator[list[Node]]:
+        """Random orders in which the edges let the nodes run; a node in a circle is in none of them."""
+        after: dict[str, list[str]] = defaultdict(list)
+        waits = {node.id: 0 for node in self.graph.nodes}
+        for edge in self.graph.edges:
+            if edge.src in waits and edge.dst in waits:
+                after[edge.src].append(edge.dst)
+                waits[edge.dst] += 1
+        for _ in range(count):
+            left, keys = dict(waits), rng.permutation(len(waits))
+            ready = [(int(keys[self.rank[name]]), name) for name, number in left.items() if number == 0]
+            heapq.heapify(ready)
+            order = []
+            while ready:
+                name = heapq.heappop(ready)[1]
+                order.append(self.graph.by_id[name])
+                for other in after[name]:
+                    left[other] -= 1
+                    if left[other] == 0:
+                        heapq.heappush(ready, (int(keys[self.rank[other]]), other))
+            yield order
+
+    def run(self, order: Sequence[Node]) -> Outcome:
+        """Execute the nodes in this order and compare what each writes; ends at the first node that cannot run."""
+        outcome, stores = Outcome(), dict[Buffer, tuple[str, Value]]()
+        for node in order:
+            if node.kind == Kind.BARRIER or node.name == "feedback":
+                continue
+            try:
+                written = self._execute(node, stores)
+            except Fault as fault:
+                outcome.departures.append(Departure(node.id, str(fault), fault=True))
+                break
+            for device, value in written.items():
+                stores[self._buffer(node, device)] = (node.id, value)
+            self._compare(node, written, outcome)
+        outcome.departures.sort(key=lambda departure: self.rank[departure.node])
+        return outcome
+
+    def hazards(self, order: Sequence[Node]) -> Departure | None:
+        """The first node that would read what is not there in this order, without computing anything."""
+        stores: dict[Buffer, str] = {}
+        for node in order:
+            if node.kind == Kind.BARRIER or node.name == "feedback":
+                continue
+            for device in self._readers(node):
+                for _, source in self._delivered(node, device):
+                    if stores.get(self._buffer(source, device)) != source.id:
+                        return Departure(
+                            node.id, _not_there(node, source, stores.get(self._buffer(source, device))), fault=True
+                        )
+            for device in self._writers(node):
+                stores[self._buffer(node, device)] = node.id
+        return None
+
+    def _execute(self, node: Node, stores: dict[Buffer, tuple[str, Value]]) -> dict[int, Value]:
+        """What each GPU holds after a node."""
+        sites = [
+            Site(node, self._split(node, device), node.layer, self._read(node, device, stores))
+            for device in self._readers(node)
+        ]
+        if node.transfer is not None:
+            targets = [self._target_split(node, device) for device in node.transfer.target]
+            return dict(zip(node.transfer.target, TRANSFERS[node.name](sites, targets), strict=True))
+        if node.communicates:
+            _check_group(node)
+            values = COLLECTIVES[node.kind](sites)
+        else:
+            values = [kernel_of(node)(site) for site in sites]
+        for index, value in enumerate(values):
+            self._check_shape(node, index, value)
+        return dict(zip(node.devices, values, strict=True))
+
+    def _read(self, node: Node, device: int, stores: dict[Buffer, tuple[str, Value]]) -> dict[str, Value]:
+        """What the incoming edges deliver to one GPU, by the names that the operator knows."""
+        found = {}
+        for formal, source in self._delivered(node, device):
+            entry = stores.get(self._buffer(source, device))
+            if entry is None or entry[0] != source.id:
+                raise Fault(_not_there(node, source, entry[0] if entry else None))
+            found[formal] = entry[1]
+        return found
+
+    def _delivered(self, node: Node, device: int) -> Iterator[tuple[str, Node]]:
+        """Names and writers of the tensors that edges bring to one GPU; what no edge brings is no one's to read."""
+        edges = [edge for edge in self.graph.into[node.id] if edge.kind == "data" and edge.tensor]
+        brought = [(e.tensor, self.graph.by_id[e.src]) for e in edges if e.src in self.graph.by_id]
+        own = [(tensor, source) for tensor, source in brought if device in self._writers(source)]
+        known = self._formals(node)
+        for formal, piece in known:
+            sources = [source for tensor, source in own if tensor == piece]
+            if not sources and len(own) == 1 and formal == known[0][0]:  # a member that holds it under another name
+                sources = [own[0][1]]
+            if sources:
+                yield formal, sources[-1]
+
+    def _formals(self, node: Node) -> list[tuple[str, str]]:
+        """Names by which a node knows its inputs, and the names by which they were written."""
+        if node.transfer is None:
+            return [(formal, piece.name) for formal, piece in zip(node.formals, node.inputs, strict=True)]
+        tensors = dict.fromkeys(edge.tensor for edge in self.graph.into[node.id] if edge.kind == "data" and edge.tensor)
+        return [("x" if node.name == "send" else tensor, tensor) for tensor in tensors]
+
+    def _readers(self, node: Node) -> tuple[int, ...]:
+        return node.devices if node.transfer is None else node.transfer.source
+
+    def _writers(self, node: Node) -> tuple[int, ...]:
+        return node.devices if node.transfer is None else node.transfer.target
+
+    def _split(self, node: Node, device: int) -> Split:
+        apart = node.role == "experts" or (node.transfer is not None and node.name == "combine")
+        return self._split_at(node.stage, node.micro_batch, device, node.layer, apart)
+
+    def _target_split(self, node: Node, device: int) -> Split:
+        stage = node.stage + 1 if node.name == "send" else node.stage
+        return self._split_at(stage, node.micro_batch, device, node.layer, node.name == "dispatch")
+
+    def _split_at(self, stage: int, micro_batch: int, device: int, layer: int | None, apart: bool) -> Split:
+        key = (stage, micro_batch, device, layer, apart)
+        if key not in self._splits:
+            chosen = self.world.twin.choice.stages[stage]
+            ranks = chosen.expert_devices if apart else chosen.attention_devices
+            if device not in ranks:
+                raise Fault(f"GPU {device} has no part in it")
+            at = self._tokens.setdefault((stage, micro_batch), StageTokens(self.world, chosen, micro_batch))
+            spec = None if layer is None else self.world.twin.model.layers[layer]
+            self._splits[key] = Split(self.world, at, ranks.index(device), spec, apart)
+        return self._splits[key]
+
+    @cached_property
+    def _sent(self) -> frozenset[str]:
+        """Nodes whose tensors wait to be sent to another stage: they keep a buffer for each micro-batch."""
+        return frozenset(
+            e.src
+            for e in self.graph.edges
+            if e.kind == "data" and e.dst in self.rank and self.graph.by_id[e.dst].name == "send"
+        )
+
+    def _buffer(self, node: Node, device: int) -> Buffer:
+        name = f"{node.role}.{node.outputs[0].name if node.outputs else node.name}"
+        if node.id in self._sent:
+            return device, f"to send: {name}", node.micro_batch
+        waves = self.world.twin.choice.in_flight if self.world.twin.choice.stages[0].separate else 1
+        slots = BOUNDARY_BUFFERS if node.name == "send" else waves
+        return device, name, node.micro_batch % slots
+
+    def _check_shape(self, node: Node, index: int, value: Value) -> None:
+        """The array has the shape that the graph says, where routing and the ends of sequences do not decide it."""
+        piece = node.outputs[index]
+        loose = (
+            piece.name in LOOSE
+            or piece.name.endswith("_shard")
+            or node.role == "head"
+            or piece.name in ("partials", "a", "squares")
+        )
+        wanted, found = (piece.shape[-1:], value.array.shape[-1:]) if loose else (piece.shape, value.array.shape)
+        if piece.name in ("partials", "squares", "routes", "routes_all", "picked"):
+            return
+        if wanted != found:
+            raise Fault(f"it writes {list(value.array.shape)} where the graph says {piece.text}")
+
+    def _compare(self, node: Node, written: dict[int, Value], outcome: Outcome) -> None:
+        for device, value in written.items():
+            if node.transfer is not None:
+                continue
+            split = self._split(node, device)
+            if node.name == "permute":
+                self._count(node, split, value, outcome)
+            found = expected(node, node.outputs[0].name, node.layer, split, value)
+            if found is not None:
+                outcome.compared += 1
+                self._judge(node, device, found, outcome)
+            if node.name == "ffn_residual" or (node.role == "head" and node.name == "lm_head"):
+                tokens = split.at.gathered_head() if node.role == "head" else split.at.residual(split.place)
+                outcome.finished[node.layer, node.micro_batch] |= set(tokens.tolist())
+
+    def _judge(self, node: Node, device: int, found: Expected, outcome: Outcome) -> None:
+        allowed = self.tolerance * found.scale
+        error = found.error
+        if error > outcome.worst[0] or outcome.worst[1] == 0.0:
+            outcome.worst = (error, allowed)
+        if not error <= allowed:
+            shape = (
+                ""
+                if found.wanted.shape == found.found.shape
+                else f" ({list(found.found.shape)} for {list(found.wanted.shape)})"
+            )
+            message = f"{node.outputs[0].name} on GPU {device} is off by {error:.3g}{shape}, where {allowed:.1g} is allowed"
+            outcome.departures.append(Departure(node.id, message, error, allowed))
+
+    def _count(self, node: Node, split: Split, value: Value, outcome: Outcome) -> None:
+        """Count who serves which expert; of the GPUs that share an expert's columns the first one counts."""
+        if split.expert_column or node.layer is None:
+            return
+        experts, counts = np.unique(np.asarray(value.beside["expert"], dtype=np.int64), return_counts=True)
+        for expert, count in zip(experts, counts, strict=True):
+            outcome.served[node.layer, node.micro_batch, int(expert), split.expert_group] += int(count)
+
+
+def kernel_of(node: Node) -> Kernel:
+    """What a node computes."""
+    if node.name.startswith("attention_") and node.name[10:].isdigit() and node.name != "attention_0":
+        return context.ring_step(int(node.name[10:]))
+    if node.name == "attention_0":
+        return KERNELS["attention", "attention"]
+    kernel = KERNELS.get((node.role, node.name)) or KERNELS.get(("", node.name))
+    if kernel is None:
+        raise Fault(f"an operator called {node.name} has no definition")
+    return kernel
+
+
+def _not_there(node: Node, source: Node, found: str | None) -> str:
+    name = source.outputs[0].name if source.outputs else source.name
+    if found is None:
+        return f"it may run before {name} of {source.id} is there"
+    return f"it reads {name} of {source.id}, which {found} may have written over"
+
+
+def _check_group(node: Node) -> None:
+    """A collective's group is one of the family that runs it, in that order."""
+    if node.family and node.devices not in node.family:
+        raise Fault(f"its GPUs {list(node.devices)} are none of the groups that run it")

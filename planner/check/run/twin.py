@@ -1,0 +1,216 @@
+"""The small twin of a plan: the same devices, splits, stages and schedule on a model with small sizes.
+
+What shrinking keeps: heads and their groups, RoPE pairs, experts and routing, windows shorter than the sequence, and of each
+size its remainder by the ways that split it. What it keeps apart: no two sizes are equal that are not in the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import lcm
+
+from planner.cluster import Cluster
+from planner.model import Attention, Ffn, Layer, ModelSpec
+from planner.problem import sizes_of
+from planner.workload import Workload
+from search_spaces.sizes import Sizes
+from search_spaces.stages import Choice, StageChoice
+
+LAYERS_OF_A_KIND = 2
+MOST_MODULUS = 512
+POSITION_OFFSETS = 7
+"""Sequences begin at positions below this."""
+
+
+@dataclass(frozen=True)
+class Twin:
+    """Small sizes for a plan. `layers` are the indices of the kept layers in the full model, `sequences` those of a
+    micro-batch.
+    """
+
+    model: ModelSpec
+    workload: Workload
+    sizes: Sizes
+    choice: Choice
+    layers: tuple[int, ...]
+    sequences: int
+
+
+def twin_of(model: ModelSpec, workload: Workload, cluster: Cluster, sizes: Sizes, choice: Choice) -> Twin:
+    """The twin of a plan that is structurally sound."""
+    kept = kept_layers(model, choice)
+    micro = cut_micro_batches(choice)
+    full = sizes.batch // choice.replicas // choice.micro_batches
+    numbers = _Numbers(choice.stages)
+    small, sequences = _small_workload(numbers, model, workload, full)
+    layers = [model.layers[index] for index in kept]
+    hidden = numbers.shrink("hidden", model.hidden, numbers.near)
+    twin = replace(
+        model, hidden=hidden, layers=tuple(_small_layer(numbers, layer, workload, small) for layer in layers),
+        vocab=numbers.shrink("vocab", model.vocab, numbers.near) if model.vocab else 0,
+        positions=POSITION_OFFSETS + small.kv_length + model.position_offset if model.positions else 0,
+        embedding_scale=model.embedding_scale * (hidden / model.hidden) ** 0.5 if model.embedding_scale != 1.0 else 1.0,
+    )  # fmt: skip
+    small = replace(small, batch=sequences * micro, expert_load=_kept_loads(model, workload, kept))
+    stages = tuple(replace(stage, layers=count) for stage, count in zip(choice.stages, _counts(choice, kept), strict=True))
+    return Twin(
+        twin, small, sizes_of(twin, small, cluster), Choice(1, micro, stages, min(choice.in_flight, micro)), kept, sequences
+    )
+
+
+def kept_layers(model: ModelSpec, choice: Choice) -> tuple[int, ...]:
+    """Layers that the twin runs: of every stage the first two of each kind."""
+    found, start = [], 0
+    for stage in choice.stages:
+        seen: dict[Layer, int] = {}
+        for index in range(start, start + stage.layers):
+            layer = model.layers[index]
+            seen[layer] = seen.get(layer, 0) + 1
+            if seen[layer] <= LAYERS_OF_A_KIND:
+                found.append(index)
+        start += stage.layers
+    return tuple(found)
+
+
+def cut_micro_batches(choice: Choice) -> int:
+    """Micro-batches that the twin runs: enough to fill the pipeline and to come round, whole waves where there are waves."""
+    if choice.stages[0].separate:
+        waves = -(-max(3, 2 * choice.in_flight) // choice.in_flight)
+        return min(choice.micro_batches, waves * choice.in_flight)
+    return min(choice.micro_batches, len(choice.stages) + 2)
+
+
+def _counts(choice: Choice, kept: tuple[int, ...]) -> list[int]:
+    counts, start = [], 0
+    for stage in choice.stages:
+        counts.append(sum(start <= index < start + stage.layers for index in kept))
+        start += stage.layers
+    return counts
+
+
+def _kept_loads(model: ModelSpec, workload: Workload, kept: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
+    loads = workload.expert_load
+    if len(loads) <= 1:
+        return loads
+    mixtures = [index for index, layer in enumerate(model.layers) if layer.ffn.kind == "moe"]
+    return tuple(loads[mixtures.index(index) % len(loads)] for index in kept if index in mixtures)
+
+
+class _Numbers:
+    """Hands out small sizes: each original size gets one, with its remainder, and no two originals share one."""
+
+    def __init__(self, stages: tuple[StageChoice, ...]) -> None:
+        self.near = [len(stage.attention_devices) for stage in stages]
+        self.segments = [stage.attention.dimension_segments for stage in stages]
+        self.context = [stage.attention.context_parts for stage in stages]
+        self.batch = [stage.attention.batch_parts for stage in stages]
+        self.mlp = [stage.mlp_ways for stage in stages]
+        self.tensor = [stage.experts.tensor_ways if stage.experts else 1 for stage in stages]
+        self._of: dict[tuple[str, int], int] = {}
+        self._taken = {*self.near, *(s.attention.head_groups for s in stages), *self.segments, *self.context}
+
+    def shrink(self, name: str, original: int, ways: Iterable[int], least: int = 5) -> int:
+        """A small size for `original`, which is split by each of `ways`."""
+        key = (name, original)
+        if key not in self._of:
+            modulus = _modulus(ways)
+            self._of[key] = self.take(original % modulus, modulus, max(least, modulus))
+        return self._of[key]
+
+    def take(self, remainder: int, modulus: int, least: int) -> int:
+        """The smallest free size with a remainder."""
+        size = least + (remainder - least) % modulus
+        while size in self._taken:
+            size += modulus
+        self._taken.add(size)
+        return size
+
+
+def _modulus(ways: Iterable[int]) -> int:
+    """What remainders are kept by: the least common multiple, or the largest of the ways where that is too much."""
+    numbers = list(ways)
+    common = lcm(*numbers)
+    return common if common <= MOST_MODULUS else max(numbers)
+
+
+def _small_workload(numbers: _Numbers, model: ModelSpec, workload: Workload, full: int) -> tuple[Workload, int]:
+    """The workload of one micro-batch, and its sequences."""
+    parts = lcm(*numbers.batch)
+    mixtures = [layer.ffn for layer in model.layers if layer.ffn.kind == "moe"]
+    pairs = max((-(-2 * ffn.experts // ffn.top_k) for ffn in mixtures), default=0)  # two tokens for each expert
+    if workload.phase == "decode":
+        modulus = _modulus([*numbers.near, parts])
+        few = full < modulus  # then some GPUs may have no token of their own: that must not change
+        sequences = full if few else numbers.take(full % modulus, modulus, max(modulus, 2 * parts, pairs // 3))
+        context = numbers.take(0, 1, 4 * max(numbers.context) + 3)
+        return replace(workload, context=context), sequences
+    sequences = parts * min(2, full // parts)
+    unit = lcm(*numbers.context)
+    least = max(5, 4 * unit, -(-2 * max(numbers.near) // sequences), -(-pairs // (3 * sequences)))
+    modulus, remainder = _prompt_class(numbers, sequences, unit, full * workload.prompt, workload.prompt)
+    return replace(workload, prompt=numbers.take(remainder, modulus, least)), sequences
+
+
+def _prompt_class(numbers: _Numbers, sequences: int, unit: int, tokens: int, prompt: int) -> tuple[int, int]:
+    """(modulus, remainder) of the prompt that leave the micro-batch's tokens their remainder by the GPUs, where one does."""
+    ways = _modulus([*numbers.near, 2 * unit])
+    for remainder in range(ways):
+        if remainder % unit == 0 and (sequences * remainder - tokens) % ways == 0:
+            return ways, remainder
+    return 2 * unit, prompt % (2 * unit)
+
+
+def _small_layer(numbers: _Numbers, layer: Layer, workload: Workload, small: Workload) -> Layer:
+    shrink = _small_latent if layer.attention.kind == "mla" else _small_heads
+    attention = shrink(numbers, layer.attention)
+    reach = {
+        name: None if limit is None else _reach(limit, workload.kv_length, small.kv_length)
+        for name, limit in (("window", attention.window), ("chunk", attention.chunk))
+    }
+    attention = replace(attention, window=reach["window"], chunk=reach["chunk"])
+    if attention.indexer is not None:
+        dims = attention.rope_dim + 2
+        top_k = _reach(attention.indexer.top_k, workload.kv_length, small.kv_length)
+        attention = replace(attention, indexer=replace(attention.indexer, heads=4, head_dim=dims, top_k=top_k))
+    return replace(layer, attention=attention, ffn=_small_ffn(numbers, layer.ffn))
+
+
+def _reach(limit: int, keys: int, small_keys: int) -> int:
+    """A window, a chunk or a number of picked keys: shorter than the sequence where it was, longer where it was not."""
+    return max(2, small_keys // 2) if limit < keys else small_keys + 2
+
+
+def _small_heads(numbers: _Numbers, spec: Attention) -> Attention:
+    dim = 2 * _pairs(numbers, "head_dim", spec.head_dim)
+    rotary = dim if spec.rotary_dim == spec.head_dim else 2 * max(1, dim // 4) if spec.rotary_dim else 0
+    v_dim = dim if spec.v_head_dim == spec.head_dim else numbers.shrink("v_dim", spec.v_head_dim, numbers.segments)
+    return replace(spec, head_dim=dim, v_head_dim=v_dim, rotary_dim=rotary, scale_dim=_scale(spec, dim))
+
+
+def _small_latent(numbers: _Numbers, spec: Attention) -> Attention:
+    nope, rope = (2 * _pairs(numbers, name, size) for name, size in (("nope", spec.nope_dim), ("rope", spec.rope_dim)))
+    rank = None if spec.q_lora_rank is None else numbers.shrink("q_rank", spec.q_lora_rank, [1])
+    return replace(
+        spec, nope_dim=nope, rope_dim=rope, head_dim=nope + rope, q_lora_rank=rank, rotary_dim=rope if spec.rotary_dim else 0,
+        kv_lora_rank=numbers.shrink("kv_rank", spec.kv_lora_rank, [1]), scale_dim=_scale(spec, nope + rope),
+        v_head_dim=numbers.shrink("v_dim", spec.v_head_dim, numbers.segments),
+    )  # fmt: skip
+
+
+def _pairs(numbers: _Numbers, name: str, dims: int) -> int:
+    """Rotary pairs of a small head: two at least, one for each segment, and their remainder by the segments."""
+    modulus = _modulus(numbers.segments)
+    least = max(2, modulus) if name != "nope" else max(3, modulus + 1)
+    return least + (dims // 2 - least) % modulus
+
+
+def _scale(spec: Attention, dim: int) -> float | None:
+    return None if spec.scale_dim is None else spec.scale_dim * dim / spec.head_dim
+
+
+def _small_ffn(numbers: _Numbers, ffn: Ffn) -> Ffn:
+    if ffn.kind == "dense":
+        return replace(ffn, hidden=numbers.shrink("ffn", ffn.hidden, numbers.mlp))
+    shared = numbers.shrink("shared", ffn.shared_hidden, numbers.near) if ffn.shared_hidden else 0
+    return replace(ffn, hidden=numbers.shrink("expert", ffn.hidden, numbers.tensor, least=3), shared_hidden=shared)
