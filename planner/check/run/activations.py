@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +29,9 @@ def _gelu_tanh(x: Floats) -> Floats:
     return np.asarray(0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3))), dtype=np.float64)
 
 
-FUNCTIONS = {
+FUNCTIONS: dict[str, Callable[[Floats], Floats]] = {
     "silu": lambda x: x * sigmoid(x),
-    "swiglu": lambda x: x * sigmoid(x),
     "gelu": _gelu,
-    "geglu": _gelu,
     "gelu_tanh": _gelu_tanh,
     "relu": lambda x: np.maximum(x, 0.0),
 }
@@ -42,7 +41,7 @@ def activate(name: str, gate: Floats | None, up: Floats) -> Floats:
     """The activation of a gated (gate given) or plain network."""
     if name == "swiglu_clamped" and gate is not None:
         gate, up = np.minimum(gate, CLAMP), np.clip(up, -CLAMP, CLAMP)
-        return (up + 1.0) * gate * sigmoid(SLOPE * gate)
+        return np.asarray((up + 1.0) * gate * sigmoid(SLOPE * gate), dtype=np.float64)
     if name not in FUNCTIONS:
         raise Fault(f"the activation {name} has no numbers here")
     function = FUNCTIONS[name]

@@ -183,7 +183,7 @@ def _grouped_heads(site: Site) -> Heads:
     width = len(split.v)
     if not split.at.decode:
         v = per_head(site.array("v"), width)
-        return Heads(*(grid(x, queries) for x in (q, k, v)), queries, queries, split.kv_of_head)
+        return Heads(grid(q, queries), grid(k, queries), grid(v, queries), queries, queries, split.kv_of_head)
     k, v, keys = cached_heads(site)
     return Heads(grid(q, queries), k, v, queries, keys, split.kv_of_head)
 
@@ -256,7 +256,7 @@ def _latent_heads(site: Site) -> Heads:
         k, _, keys = _with_new(split, [old, old], [entries[:, None], entries[:, None]])
         return Heads(grid(q, queries), k, k[..., : spec.kv_lora_rank], queries, keys, np.zeros(heads, dtype=np.int64))
     q, k, v = expanded(site, rotated)
-    return Heads(*(grid(x, queries) for x in (q, k, v)), queries, queries, np.arange(heads))
+    return Heads(grid(q, queries), grid(k, queries), grid(v, queries), queries, queries, np.arange(heads))
 
 
 def expanded(site: Site, rotated: Floats) -> tuple[Floats, Floats, Floats]:

@@ -25,8 +25,9 @@ def norm(x: Floats, weight: Floats) -> Floats:
     """RMS norm for one vector, LayerNorm for two; `weight` has the shape [vectors, width]."""
     if len(weight) == 2:
         centred = x - x.mean(axis=-1, keepdims=True)
-        return centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + NORM_EPS) * weight[0] + weight[1]
-    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + NORM_EPS) * weight[0]
+        scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + NORM_EPS)
+        return np.asarray(scaled * weight[0] + weight[1], dtype=np.float64)
+    return np.asarray(x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + NORM_EPS) * weight[0], dtype=np.float64)
 
 
 def rows_of(site: Site, x: Floats, held: Ints, wanted: Ints) -> Floats:

@@ -40,6 +40,5 @@ def load(split: Split, layer: int | None, name: str) -> Floats:
     axes = AXES.get(name)
     if axes is None:
         return whole
-    return whole[
-        np.ix_(*(np.arange(n) if axis == ALL else split.index(axis) for axis, n in zip(axes, whole.shape, strict=True)))
-    ]
+    parts = (np.arange(n) if axis == ALL else split.index(axis) for axis, n in zip(axes, whole.shape, strict=True))
+    return np.asarray(whole[np.ix_(*parts)], dtype=np.float64)
