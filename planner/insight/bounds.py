@@ -75,7 +75,7 @@ def required(env: Setting, sizes: Sizes) -> tuple[dict[Family, float], dict[Fami
             flops = float(np.max(op.flops))
             if flops:
                 work[_family(op)] += count * flops
-                read[_family(op)] += count * _read_bytes(env, op)
+                read[_family(op)] += count * _read_bytes(env, op, bool(op.weights) or role.name == "head")
     return dict(work), dict(read)
 
 
@@ -87,7 +87,7 @@ def _family(op: Op) -> Family:
     return (op.kind.value, op.dtype, *widths, a.shared_kv, bool(np.max(a.q_len) == 1))
 
 
-def _read_bytes(env: Setting, op: Op) -> float:
+def _read_bytes(env: Setting, op: Op, weights: bool) -> float:
     """Bytes of the weights that a product reads, of the cache that a decode step reads."""
     if op.attention is not None:
         a = op.attention
@@ -95,7 +95,7 @@ def _read_bytes(env: Setting, op: Op) -> float:
             return 0.0
         width = np.asarray(a.qk_dim) if a.shared_kv else np.asarray(a.qk_dim) + a.v_dim
         return float(np.max(np.asarray(a.batch) * a.kv_heads * a.kv_len * width)) * dtype_bytes(op.dtype)
-    return float(np.max(np.asarray(op.batch) * op.k * op.n)) * dtype_bytes(op.dtype) if op.weights else 0.0
+    return float(np.max(np.asarray(op.batch) * op.k * op.n)) * dtype_bytes(op.dtype) if weights else 0.0
 
 
 def shared_seconds(env: Setting, amounts: dict[Family, float], resource: Resource) -> float:

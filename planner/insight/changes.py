@@ -23,6 +23,7 @@ from search_spaces.stages import Choice
 
 TWICE = 2.0
 SAME = 1e-9
+CHOOSING = "choosing"
 Progress = Callable[[str], None]
 
 
@@ -228,7 +229,7 @@ def single_changes(env: Setting, space: SearchSpace, choice: Choice, latency_s: 
     """Every decision of the plan chosen anew by itself, the largest gain first; only what makes the plan faster."""
     found = []
     for freed in freed_spaces(space, choice):
-        label = f"choosing {freed.name} anew"
+        label = f"{CHOOSING} {freed.name} anew"
         limits = clock.left(label)
         if limits is None:
             continue

@@ -118,11 +118,14 @@ def plan_roles(env: Setting, sizes: Sizes, choice: Choice, index: int) -> list[t
 
 
 def role_classes(role: Role, modules: Mapping[str, Module]) -> dict[str, Class]:
-    """The class of every operator of a role, by name; `modules` are those of the model's weights."""
+    """The class of every operator of a role, by name; `modules` are those of the model's weights.
+
+    A head that shares the embedding's weights holds none of its own, so its product is known by its role.
+    """
     found: dict[str, Class] = {}
     routing = {op.output.name for op in role.ops if op.weights and modules.get(op.weights[0].name) == "router"}
     for op in role.ops:
-        found[op.name] = _class_of(op, modules, routing)
+        found[op.name] = Class.ENDS if role.name == "head" and op.kind is Kind.MATMUL else _class_of(op, modules, routing)
     return found
 
 

@@ -10,6 +10,7 @@ from planner.evaluate.evaluation import DeviceReport, Evaluation, Memory, evalua
 from planner.insight.binding import BoundOp, BusyGpu, Parts, Seconds, busiest_gpu, path_binding
 from planner.insight.bounds import Bound, lower_bounds
 from planner.insight.changes import (
+    CHOOSING,
     TWICE,
     Capacity,
     Change,
@@ -70,6 +71,11 @@ class Explanation:
     def latency_s(self) -> float:
         """Seconds of the plan."""
         return self.evaluation.latency_s
+
+    @property
+    def asked_every_change(self) -> bool:
+        """Whether the time sufficed to choose every single decision anew."""
+        return not any(label.startswith(CHOOSING) for label in self.cut)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready data (`planner.explanation/1`)."""

@@ -29,6 +29,7 @@ OTHER_NOTE = (
     "The ratio is to this plan's latency: below 1 is faster."
 )
 BOUND_NOTE = "No plan can be faster than these. The last one is the best plan of the space itself."
+HARDWARE = {"work": "the work alone", "bandwidth": "reading weights and cache once"}
 NEAR = 1e-6
 
 
@@ -70,6 +71,8 @@ def _waits(found: Explanation) -> float:
 
 
 def _change_text(found: Explanation) -> str:
+    if not found.changes and not found.asked_every_change:
+        return "Which single decision would help most was not asked: the time was up."
     if not found.changes:
         return "No single decision, chosen anew by itself, makes it faster."
     best = found.changes[0]
@@ -88,8 +91,9 @@ def _hardware_text(found: Explanation) -> str:
 
 
 def _distance_text(found: Explanation) -> str:
-    work = next(bound for bound in found.bounds if bound.name == "work")
-    from_work = f"{found.latency_s / work.seconds:.2f} times the bound of the work alone ({seconds(work.seconds)})"
+    nearest = max((bound for bound in found.bounds if bound.name in HARDWARE), key=lambda bound: bound.seconds)
+    times, what = found.latency_s / nearest.seconds, HARDWARE[nearest.name]
+    from_work = f"{times:.2f} times the bound of {what} ({seconds(nearest.seconds)})"
     best = found.best.seconds
     if best is None:
         return f"No plan of its space fits; this one takes {from_work}."

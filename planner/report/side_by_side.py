@@ -23,6 +23,7 @@ TIERS: dict[Tier, str] = {Tier.INSIDE: "inside a scale-up domain", Tier.BETWEEN:
 CLASS_NOTE = "Seconds of the longest path by what its operators are for; each column adds up to its latency."
 WAIT_NOTE = "Shares of the GPU-seconds: latency x GPUs in use. The five add up to 100 %."
 OTHER_PROBLEMS = "These plans belong to problems that differ, so their latencies answer different questions."
+NO_PLAN = "no plan, see below"
 SAME_PROBLEM = "All plans are priced on the same model, workload and cluster."
 
 
@@ -65,9 +66,23 @@ def _rows(comparison: Comparison, rows: Sequence[tuple[str, Cell]]) -> Block:
     return table(("", *labels), cells, labels)
 
 
+def _with_missing(comparison: Comparison, rows: Sequence[tuple[str, Cell]]) -> Block:
+    """The same with a column of its own for every plan that has no price."""
+    labels = _numbered([column.label for column in comparison.columns])
+    cells = [
+        (name, *(cell(c) if isinstance(c, Side) else NO_PLAN if at == 0 else "-" for c in comparison.columns))
+        for at, (name, cell) in enumerate(rows)
+    ]
+    return table(("", *labels), cells, labels)
+
+
 def _labels(comparison: Comparison) -> list[str]:
-    """Column titles; the same plan twice is numbered."""
-    labels = [side.label for side in comparison.sides]
+    """Titles of the columns that have a price."""
+    return _numbered([side.label for side in comparison.sides])
+
+
+def _numbered(labels: list[str]) -> list[str]:
+    """Titles; the same plan twice is numbered."""
     return [f"{label} ({at})" if labels.count(label) > 1 else label for at, label in enumerate(labels, start=1)]
 
 
@@ -84,7 +99,7 @@ def _plans(comparison: Comparison) -> tuple[Block, ...]:
             ("GPUs in use", lambda s: f"{s.gpus} of {s.chosen.problem.cluster.size}"),
             ("fits in memory", lambda s: _fits(s)),
         ]
-        blocks.append(_rows(comparison, rows))
+        blocks.append(_with_missing(comparison, rows))
     words = [f"{s.label}{_open(s)}: {plan_words(s.chosen.choice, s.chosen.problem.sizes)}" for s in comparison.sides]
     missing = [f"{c.label}: {c.reason}" for c in comparison.columns if isinstance(c, Missing)]
     return (*blocks, Bullets((*words, *missing)))
