@@ -41,6 +41,7 @@ CATALOG: dict[str, str] = {
     "NUM003": "An operator cannot run: what it reads is on another GPU, not yet there, overwritten, or of another shape.",
     "NUM004": "Tokens are lost: a layer or a micro-batch is not computed for all of them.",
     "NUM005": "The numeric run was not made, with the reason.",
+    "NUM006": "The unsplit reference and Hugging Face's code for the model disagree, so that a run proves nothing.",
     "CLAIM001": "A claim is wrong: the work or time it states is not what the plan needs.",
     "CLAIM002": "A claim cannot be derived: it rests on something that is not stated.",
     "CLAIM003": "A claim holds.",

@@ -60,7 +60,7 @@ def _head(split: Split) -> Ints:
 
 
 def _gathered_head(split: Split) -> Ints:
-    return split.at.gathered_head()
+    return split.at.gathered_head
 
 
 def _ffn_norm_tokens(split: Split) -> Ints:

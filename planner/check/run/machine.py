@@ -240,7 +240,7 @@ class Machine:
                 outcome.compared += 1
                 self._judge(node, device, found, outcome)
             if node.name == "ffn_residual" or (node.role == "head" and node.name == "lm_head"):
-                tokens = split.at.gathered_head() if node.role == "head" else split.at.residual(split.place)
+                tokens = split.at.gathered_head if node.role == "head" else split.at.residual(split.place)
                 outcome.finished[node.layer, node.micro_batch] |= set(tokens.tolist())
 
     def _judge(self, node: Node, device: int, found: Expected, outcome: Outcome) -> None:

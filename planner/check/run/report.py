@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from planner.check.findings import Finding
 from planner.check.reference import Tokens, forward, random_weights
+from planner.check.run.confirm import confirm
 from planner.check.run.machine import Departure, Machine, Outcome
 from planner.check.run.twin import POSITION_OFFSETS, Twin, cut_micro_batches, kept_layers, twin_of
 from planner.check.run.world import World
@@ -64,23 +65,28 @@ def run_choice(env: Setting, sizes: Sizes, choice: Choice, change: Callable[[Gra
     if twin.sizes.moe:
         worlds.append(make_world(twin, forced_routes(twin, worlds[0].length)))
     outcomes = [_run(graph, world) for world in worlds]
-    return _report(twin, graph, worlds, outcomes)
+    outcomes[0].departures += _orders(graph, worlds[0])
+    reference, disagreement = confirm(worlds[0], TOLERANCE)
+    return _report(twin, graph, worlds, outcomes, reference, disagreement)
 
 
 def _run(graph: Graph, world: World) -> Outcome:
-    """One run with numbers, and some orders more without: those find what the order of the first one hid."""
+    """One run with numbers, in a random order."""
     machine = Machine(graph, world, TOLERANCE)
+    order = next(machine.orders(np.random.default_rng(SEED), 1))
+    return machine.run(order)
+
+
+def _orders(graph: Graph, world: World) -> list[Departure]:
+    """Some orders more without numbers: they find what the order of the run may hide, and who never gets to run."""
+    machine, found = Machine(graph, world, TOLERANCE), list[Departure]()
     orders = list(machine.orders(np.random.default_rng(SEED), ORDERS))
-    outcome = machine.run(orders[0])
-    stuck = [node.id for node in graph.nodes if node.id not in {n.id for n in orders[0]}]
+    runs = {node.id for node in orders[0]}
+    stuck = [node.id for node in graph.nodes if node.id not in runs]
     if stuck:
-        outcome.departures.append(Departure(stuck[0], f"{len(stuck)} operators wait for each other and never run", fault=True))
-    for order in orders[1:]:
-        hazard = machine.hazards(order)
-        if hazard is not None:
-            outcome.departures.append(hazard)
-    outcome.departures.sort(key=lambda departure: machine.rank[departure.node])
-    return outcome
+        found.append(Departure(stuck[0], f"{len(stuck)} operators wait for each other and never run", fault=True))
+    hazards = (machine.hazards(order) for order in orders)
+    return found + [hazard for hazard in hazards if hazard is not None]
 
 
 def difference(full: Graph, small: Graph, twin: Twin) -> str:
@@ -133,9 +139,12 @@ def forced_routes(twin: Twin, length: int) -> dict[int, Ints]:
     return found
 
 
-def _report(twin: Twin, graph: Graph, worlds: list[World], outcomes: list[Outcome]) -> NumericRun:
-    findings: list[Finding] = []
-    departures = [departure for outcome in outcomes for departure in outcome.departures]
+def _report(
+    twin: Twin, graph: Graph, worlds: list[World], outcomes: list[Outcome], reference: str, findings: Sequence[Finding]
+) -> NumericRun:
+    findings = list(findings)
+    rank = {node.id: index for index, node in enumerate(graph.nodes)}
+    departures = sorted((d for outcome in outcomes for d in outcome.departures), key=lambda d: rank[d.node])
     for world, outcome in zip(worlds, outcomes, strict=True):
         findings += _lost(world, outcome)
         findings += _uneven_replicas(world, outcome)
@@ -158,7 +167,7 @@ def _report(twin: Twin, graph: Graph, worlds: list[World], outcomes: list[Outcom
         text = f"{operators} operators ran on small tensors; {compared} intermediates agree with the unsplit model"
         unique = (*unique, Finding("NUM002", "info", "run", text, worst[0], worst[1]))
     return NumericRun(
-        True, worst[0], worst[1], matches, "our own unsplit NumPy model", first.node if first else "", operators,
+        True, worst[0], worst[1], matches, reference, first.node if first else "", operators,
         sum(outcome.compared for outcome in outcomes), ORDERS, len(twin.layers), twin.choice.micro_batches, unique,
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from math import lcm
+from math import lcm, sqrt
 
 from planner.cluster import Cluster
 from planner.model import Attention, Ffn, Layer, ModelSpec
@@ -21,6 +21,8 @@ LAYERS_OF_A_KIND = 2
 MOST_MODULUS = 512
 POSITION_OFFSETS = 7
 """Sequences begin at positions below this."""
+HIDDEN_OF_HEADS = ("gpt2", "gpt_neox", "opt")
+"""Architectures whose hidden size is heads x dims by definition."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,15 @@ def twin_of(model: ModelSpec, workload: Workload, cluster: Cluster, sizes: Sizes
     numbers = _Numbers(choice.stages)
     small, sequences = _small_workload(numbers, model, workload, full)
     layers = [model.layers[index] for index in kept]
+    small_layers = tuple(_small_layer(numbers, layer, workload, small) for layer in layers)
     hidden = numbers.shrink("hidden", model.hidden, numbers.near)
+    if model.architecture in HIDDEN_OF_HEADS:
+        hidden = layers[0].attention.heads * small_layers[0].attention.head_dim
     twin = replace(
-        model, hidden=hidden, layers=tuple(_small_layer(numbers, layer, workload, small) for layer in layers),
+        model, hidden=hidden, layers=small_layers,
         vocab=numbers.shrink("vocab", model.vocab, numbers.near) if model.vocab else 0,
         positions=POSITION_OFFSETS + small.kv_length + model.position_offset if model.positions else 0,
-        embedding_scale=model.embedding_scale * (hidden / model.hidden) ** 0.5 if model.embedding_scale != 1.0 else 1.0,
+        embedding_scale=sqrt(hidden) if model.embedding_scale != 1.0 else 1.0,
     )  # fmt: skip
     small = replace(small, batch=sequences * micro, expert_load=_kept_loads(model, workload, kept))
     stages = tuple(replace(stage, layers=count) for stage, count in zip(choice.stages, _counts(choice, kept), strict=True))
@@ -206,11 +211,17 @@ def _pairs(numbers: _Numbers, name: str, dims: int) -> int:
 
 
 def _scale(spec: Attention, dim: int) -> float | None:
-    return None if spec.scale_dim is None else spec.scale_dim * dim / spec.head_dim
+    """A whole number, and other than the head's dims where it was."""
+    if spec.scale_dim is None:
+        return None
+    return dim if spec.scale_dim == spec.head_dim else max(dim + 1, round(spec.scale_dim * dim / spec.head_dim))
 
 
 def _small_ffn(numbers: _Numbers, ffn: Ffn) -> Ffn:
     if ffn.kind == "dense":
         return replace(ffn, hidden=numbers.shrink("ffn", ffn.hidden, numbers.mlp))
-    shared = numbers.shrink("shared", ffn.shared_hidden, numbers.near) if ffn.shared_hidden else 0
-    return replace(ffn, hidden=numbers.shrink("expert", ffn.hidden, numbers.tensor, least=3), shared_hidden=shared)
+    ways = [*numbers.tensor, *(numbers.near if ffn.shared_hidden else ())]
+    hidden = numbers.shrink("expert", ffn.hidden, ways, least=3)
+    if ffn.shared_hidden % ffn.hidden == 0:  # whole shared experts, each as wide as a routed one
+        return replace(ffn, hidden=hidden, shared_hidden=ffn.shared_hidden // ffn.hidden * hidden)
+    return replace(ffn, hidden=hidden, shared_hidden=numbers.shrink("shared", ffn.shared_hidden, numbers.near))

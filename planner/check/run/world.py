@@ -56,6 +56,13 @@ class World:
         lengths = self.tokens.valid.sum(axis=1)
         return np.asarray(np.arange(len(lengths)) * self.length + lengths - 1, dtype=np.int64)
 
+    @cached_property
+    def is_last(self) -> NDArray[np.bool_]:
+        """Whether a token is the last of its sequence, flat."""
+        found = np.zeros(self.valid.shape, dtype=np.bool_)
+        found[self.last] = True
+        return found
+
     def expected(self, layer: int | None, name: str) -> Floats:
         """A tensor of the unsplit model as a matrix: one row a token."""
         key = (layer, name)
@@ -141,8 +148,9 @@ class StageTokens:
         """Those of some tokens that need logits."""
         if self.world.twin.workload.logits == "all":
             return tokens
-        return tokens[np.isin(tokens, self.world.last)]
+        return tokens[self.world.is_last[tokens]]
 
+    @cached_property
     def gathered_head(self) -> Ints:
         """Tokens with logits in the order in which the residual shards bring them together."""
         shards = residual_shards(self.world.twin.sizes, self.stage.attention)
