@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.check.findings import Finding
+from planner.check.findings import Finding, errors
+from planner.check.run import NOT_RUN, NumericRun, run_choice
+from planner.check.structure import check_structure
 from planner.check.validate import check_choice
 from planner.errors import PlannerError
 from planner.evaluate.evaluation import Evaluation
@@ -54,6 +56,7 @@ class Validation:
     """What checking a plan found; it is valid when no finding is an error."""
 
     findings: tuple[Finding, ...]
+    run: NumericRun = NOT_RUN
 
     @property
     def valid(self) -> bool:
@@ -62,7 +65,12 @@ class Validation:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready data (`planner.validation/1`)."""
-        return {"schema": VALIDATION_SCHEMA, "valid": self.valid, "findings": [asdict(finding) for finding in self.findings]}
+        return {
+            "schema": VALIDATION_SCHEMA,
+            "valid": self.valid,
+            "findings": [asdict(finding) for finding in self.findings],
+            "run": self.run.to_dict(),
+        }
 
 
 def choose(plan: PlanRef | Chosen, *, sets: Sequence[str] = ()) -> Chosen:
@@ -120,10 +128,13 @@ def evaluate(plan: PlanRef | Chosen, *, sets: Sequence[str] = ()) -> Evaluation:
     return price(chosen.env, chosen.problem.sizes, chosen.choice)
 
 
-def validate(plan: PlanRef | Chosen, *, sets: Sequence[str] = ()) -> Validation:
-    """Whether a plan is sound: structure, shapes, cycles, conservation of work, memory."""
+def validate(plan: PlanRef | Chosen, *, sets: Sequence[str] = (), run: bool = True) -> Validation:
+    """Whether a plan is sound: structure, shapes, cycles, conservation of work, memory, and with `run` its numbers."""
     chosen = choose(plan, sets=sets)
-    return Validation(tuple(check_choice(chosen.env, chosen.problem.sizes, chosen.choice)))
+    sizes, choice = chosen.problem.sizes, chosen.choice
+    found = tuple(check_choice(chosen.env, sizes, choice))
+    numeric = run_choice(chosen.env, sizes, choice) if run and not errors(check_structure(sizes, choice)) else NOT_RUN
+    return Validation((*found, *numeric.findings), numeric)
 
 
 def build_graph(

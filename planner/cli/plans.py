@@ -34,19 +34,25 @@ def evaluate(plan: Plan, sets: Sets = [], format_: AsFormat = Format.table, json
     return 0
 
 
-def validate(plan: Plan, sets: Sets = [], format_: AsFormat = Format.table, json_: AsJson = False) -> int:  # noqa: B006
-    """Check a plan: structure, shapes, cycles, conservation of work, memory. Ends with 1 when it is not valid."""
+def validate(
+    plan: Plan,
+    no_run: Annotated[bool, typer.Option("--no-run", help="Leave out the run on small tensors.")] = False,
+    sets: Sets = [],  # noqa: B006  # typer copies it
+    format_: AsFormat = Format.table,
+    json_: AsJson = False,
+) -> int:
+    """Check a plan: structure, shapes, cycles, work, memory, and a run on small tensors. Ends with 1 when it is not valid."""
     start = time.monotonic()
     chosen = _chosen(plan, sets)
     from planner.api import validate as check
     from planner.report import findings_report
 
-    found = check(chosen)
+    found = check(chosen, run=not no_run)
     _note(plan, chosen)
     if json_ or format_ == Format.json:
         say_json({**found.to_dict(), **_about(chosen), "runtime_s": round(time.monotonic() - start, 3)})
     else:
-        say(findings_report(found.findings))
+        say(findings_report(found.findings, found.run))
         say(f"{chosen.problem.name}:{chosen.name} is {'valid' if found.valid else 'not valid'}")
     return 0 if found.valid else 1
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,14 @@ class NumericRun:
     layers: int = 0
     micro_batches: int = 0
     findings: tuple[Finding, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready data, without the findings."""
+        return {name: value for name, value in asdict(self).items() if name != "findings"}
+
+
+NOT_RUN = NumericRun(False)
+"""What stands for a run that was not asked for, or that an unsound structure forbids."""
 
 
 def run_choice(env: Setting, sizes: Sizes, choice: Choice, change: Callable[[Graph], Graph] | None = None) -> NumericRun:
