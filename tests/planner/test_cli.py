@@ -145,7 +145,10 @@ def test_validate_ends_with_one_for_a_plan_that_is_not_valid(planner):
     code, out, _ = planner("validate", "helix:m4n4", *SMALL, "--json")
     found = json.loads(out)
     assert (code, found["valid"], found["schema"]) == (1, False, "planner.validation/1")
-    assert [finding["code"] for finding in found["findings"] if finding["severity"] == "error"] == ["NUM001"]
+    assert {finding["code"] for finding in found["findings"] if finding["severity"] == "error"} == {"NUM001"}
+    assert (found["run"]["executed"], found["run"]["matches_unsplit_model"]) == (True, False)
+    code, out, _ = planner("validate", "helix:m4n4", *SMALL, "--no-run", "--json")
+    assert code == 1 and not json.loads(out)["run"]["executed"]
     code, out, _ = planner("validate", "helix:m4n4", *SMALL)
     assert code == 1 and "NUM001" in out and "not valid" in out
 
