@@ -45,6 +45,12 @@ CATALOG: dict[str, str] = {
     "CLAIM001": "A claim is wrong: the work or time it states is not what the plan needs.",
     "CLAIM002": "A claim cannot be derived: it rests on something that is not stated.",
     "CLAIM003": "A claim holds.",
+    "DAG001": "A node of a DOT file has no arrow: nothing leads to it or from it.",
+    "DAG002": "A DOT file draws an arrow to or from a node that it does not declare.",
+    "DAG003": "No path leads from an input of a DOT file to this node.",
+    "DAG004": "A node of a DOT file names other GPUs than the frame around it.",
+    "DAG005": "The ends of an arrow hold the same number of elements in different shapes.",
+    "DAG006": "A place of a DOT file is read as Graphviz reads it, which may not be what was meant.",
 }
 
 

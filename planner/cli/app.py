@@ -11,6 +11,7 @@ import typer
 
 from planner.cli.catalogs import list_, show
 from planner.cli.comparison import compare, explain
+from planner.cli.inspection import inspect
 from planner.cli.output import close_quietly, say, warn
 from planner.cli.plans import dag, evaluate, validate
 from planner.cli.search import search
@@ -32,6 +33,7 @@ app.command("validate")(validate)
 app.command("compare")(compare)
 app.command("explain")(explain)
 app.command("dag")(dag)
+app.command("inspect")(inspect)
 app.command("list")(list_)
 app.command("show")(show)
 

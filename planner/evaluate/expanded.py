@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
+from planner.cluster import Cluster
 from planner.costs.groups import GroupShape, group_shape
+from planner.costs.pricer import Pricer
 from planner.evaluate.pipeline import crossing_fraction
-from planner.evaluate.setting import Setting
 from planner.graph.nodes import Graph, Node, Transfer
 from planner.graph.ops import AttentionDims, Kind
 
@@ -21,7 +23,21 @@ class LongestPath:
     path: tuple[str, ...]
 
 
-def price_graph(env: Setting, graph: Graph) -> dict[str, float]:
+class Machine(Protocol):
+    """All that a price depends on besides the node; a `Setting` has it."""
+
+    @property
+    def cluster(self) -> Cluster:
+        """The GPUs and their links."""
+        ...
+
+    @property
+    def pricer(self) -> Pricer:
+        """The prices of operators on them."""
+        ...
+
+
+def price_graph(env: Machine, graph: Graph) -> dict[str, float]:
     """Seconds of every node by id. A price depends on the node alone: its sizes, its GPUs and its co-runners."""
     prices = _Prices(env)
     return {node.id: prices.seconds(node) for node in graph.nodes}
@@ -51,7 +67,7 @@ def longest_path(graph: Graph, seconds: dict[str, float]) -> LongestPath:
 class _Prices:
     """Prices by what a node is, each computed once."""
 
-    def __init__(self, env: Setting) -> None:
+    def __init__(self, env: Machine) -> None:
         self.env = env
         self._compute = lru_cache(maxsize=None)(self._compute_seconds)
         self._shape = lru_cache(maxsize=None)(self._group_shape)

@@ -21,8 +21,8 @@ from planner.inspect.dot import ROOT, DotEdge, DotGraph, DotNode, DotSubgraph
 from planner.inspect.tokens import VALUES, Places, Token, tokens
 
 MOST_BYTES = 64_000_000
-MOST_NODES = 1_000_000
-MOST_EDGES = 2_000_000
+MOST_NODES = 250_000
+MOST_EDGES = 1_000_000
 MOST_ATTRIBUTES = 10_000_000
 """Attributes over all nodes and edges: a default counts again for each one that adds attributes of its own to it."""
 MOST_LEVELS = 64
@@ -55,13 +55,18 @@ class _Node:
 
 @dataclass(slots=True)
 class _Scope:
-    """A subgraph, or the whole graph, while its statements are read; defaults are replaced, never changed in place."""
+    """A subgraph, or the whole graph, while its statements are read; defaults are replaced, never changed in place.
+
+    `node` and `edge` are the defaults that apply, `node_set` and `edge_set` those of them that the scope sets itself.
+    """
 
     index: int
     level: int
     node: Attributes
     edge: Attributes
     own: dict[str, str]
+    node_set: Attributes = field(default_factory=dict)
+    edge_set: Attributes = field(default_factory=dict)
     members: dict[str, None] = field(default_factory=dict)
     inner: list[_Scope] = field(default_factory=list)
 
@@ -144,9 +149,9 @@ class _Parser:
         if word == "graph":
             scope.own.update(given)
         elif word == "node":
-            scope.node = self._over(scope.node, given)
+            scope.node, scope.node_set = self._over(scope.node, given), self._over(scope.node_set, given)
         else:
-            scope.edge = self._over(scope.edge, given)
+            scope.edge, scope.edge_set = self._over(scope.edge, given), self._over(scope.edge_set, given)
 
     def _declare(self, scope: _Scope, names: list[str]) -> None:
         given = self._attributes()
@@ -225,6 +230,8 @@ class _Parser:
             around.inner.append(scope)
             if name:
                 self.named[around.index, name] = scope
+        else:
+            scope.node, scope.edge = self._over(around.node, scope.node_set), self._over(around.edge, scope.edge_set)
         self._statements(scope, "{, which begins a subgraph")
         return scope
 

@@ -207,7 +207,7 @@ def statements(draw, depth: int = 0) -> str:
     return " -> ".join(ends) + listed
 
 
-@settings(max_examples=200)
+@settings(max_examples=300)
 @given(st.lists(statements(), max_size=6), st.sampled_from(("digraph", "strict digraph")))
 @example(["a -> {b; a}"], "strict digraph")
 def test_graphviz_reads_the_same_graph(found, kind):
