@@ -8,17 +8,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from planner.check.claims import Claim, Judgement, Subject, claim_findings, claims_of, judge, read_claims
 from planner.check.findings import Finding, errors
 from planner.check.run import NOT_RUN, NumericRun, run_choice
 from planner.check.structure import check_structure
 from planner.check.validate import check_choice
-from planner.errors import PlannerError
+from planner.errors import InputError, PlannerError, unknown_name
 from planner.evaluate.evaluation import Evaluation
 from planner.evaluate.evaluation import evaluate as price
 from planner.evaluate.setting import Setting, setting
 from planner.files import read_yaml
 from planner.graph.expand import expand
 from planner.graph.nodes import Graph
+from planner.plan import plan_space
 from planner.problem import PROBLEM_SCHEMA, Problem, library_names, load_plan, load_problem
 from planner.search import Progress, Result
 from planner.search import search as find
@@ -57,6 +59,7 @@ class Validation:
 
     findings: tuple[Finding, ...]
     run: NumericRun = NOT_RUN
+    claims: tuple[Judgement, ...] = ()
 
     @property
     def valid(self) -> bool:
@@ -70,6 +73,7 @@ class Validation:
             "valid": self.valid,
             "findings": [asdict(finding) for finding in self.findings],
             "run": self.run.to_dict(),
+            "claims": [judgement.to_dict() for judgement in self.claims],
         }
 
 
@@ -80,7 +84,11 @@ def choose(plan: PlanRef | Chosen, *, sets: Sequence[str] = ()) -> Chosen:
     """
     if isinstance(plan, Chosen):
         return plan
-    problem, space, name = _found(plan, sets)
+    return _complete(*_found(plan, sets))
+
+
+def _complete(problem: Problem, space: SearchSpace, name: str) -> Chosen:
+    """A plan as a space, completed by a search where it leaves something open."""
     env = setting(problem.model, problem.workload, problem.cluster)
     only = list(itertools.islice(space.choices(), 2)) if space.layout and space.size() == 1 else []
     if len(only) == 1:
@@ -128,13 +136,81 @@ def evaluate(plan: PlanRef | Chosen, *, sets: Sequence[str] = ()) -> Evaluation:
     return price(chosen.env, chosen.problem.sizes, chosen.choice)
 
 
-def validate(plan: PlanRef | Chosen, *, sets: Sequence[str] = (), run: bool = True) -> Validation:
-    """Whether a plan is sound: structure, shapes, cycles, conservation of work, memory, and with `run` its numbers."""
+def validate(
+    plan: PlanRef | Chosen, *, sets: Sequence[str] = (), run: bool = True, claims: PlanRef | None = None
+) -> Validation:
+    """Whether a plan is sound: structure, shapes, cycles, conservation of work, memory, and with `run` its numbers.
+
+    The claims of its problem about it are judged, or those of the file `claims`; a wrong one makes no plan invalid.
+    """
     chosen = choose(plan, sets=sets)
     sizes, choice = chosen.problem.sizes, chosen.choice
     found = tuple(check_choice(chosen.env, sizes, choice))
-    numeric = run_choice(chosen.env, sizes, choice) if run and not errors(check_structure(sizes, choice)) else NOT_RUN
-    return Validation((*found, *numeric.findings), numeric)
+    sound = not errors(check_structure(sizes, choice))
+    stated = _claims_about(chosen, sets, claims)
+    numeric = run_choice(chosen.env, sizes, choice) if run and sound else NOT_RUN
+    judgements = judge_claims(chosen, stated) if sound else ()
+    return Validation((*found, *numeric.findings, *claim_findings(judgements)), numeric, judgements)
+
+
+def _claims_about(chosen: Chosen, sets: Sequence[str], path: PlanRef | None) -> tuple[Claim, ...]:
+    """The claims about a plan: of a file, else of its problem, unless the problem was changed and is not the source's."""
+    problem = chosen.problem
+    if path is not None:
+        claims, name = read_claims(Path(path))
+        if name and name != problem.name:
+            raise InputError("problem", name, f"{problem.name}, the problem of the plan", str(path))
+        about = tuple(claim for claim in claims if claim.plan in ("", chosen.name))
+        if claims and not about:
+            raise InputError("plan", claims[0].plan, f"a claim about {chosen.name}", str(path))
+        return about
+    if chosen.name not in problem.plans or any(not text.strip().startswith("plan") for text in sets):
+        return ()
+    return tuple(claim for claim in claims_of(problem.claims, problem.name) if claim.plan in ("", chosen.name))
+
+
+def judge_claims(
+    chosen: Chosen, claims: Sequence[Claim], priced: Mapping[str, Evaluation] | None = None
+) -> tuple[Judgement, ...]:
+    """Verdicts on claims about a plan; plans that they compare it with are completed and priced unless `priced` has them."""
+    problem, known = chosen.problem, dict(priced or {})
+    for claim in claims:
+        if claim.kind not in ("percentage", "comparison") or not claim.against:
+            continue
+        if chosen.name not in known:
+            known[chosen.name] = evaluate(chosen)
+        if claim.rival not in known:
+            rival = _rival(problem, claim)
+            known |= {claim.rival: evaluate(rival)} if rival is not None else {}
+    return judge(Subject(chosen.env, problem.sizes, chosen.choice, chosen.name), claims, known)
+
+
+def _rival(problem: Problem, claim: Claim) -> Chosen | None:
+    """The plan that a claim compares with, completed; None where nothing obeys it."""
+    place = f"{claim.place}.against"
+    if isinstance(claim.against, str) and claim.against not in problem.plans:
+        raise unknown_name(place, claim.against, problem.plans)
+    space = problem.plans[claim.against] if isinstance(claim.against, str) else plan_space(claim.against, problem.space, place)
+    try:
+        return _complete(problem, space, claim.rival)
+    except NoPlanError:
+        return None
+
+
+def judge_result(result: Result) -> dict[str, tuple[Judgement, ...]]:
+    """Verdicts on all claims of a searched problem, by hand-designed plan; `` holds those about the problem itself."""
+    problem = result.problem
+    claims = claims_of(problem.claims, problem.name)
+    env = setting(problem.model, problem.workload, problem.cluster)
+    choices = {hand.name: hand.best_completion.choice or hand.as_written.choice for hand in result.hand_designed}
+    plans = {name: Chosen(problem, env, name, choice) for name, choice in choices.items() if choice is not None}
+    if not claims or not plans:
+        return {}
+    priced = {name: evaluate(plan) for name, plan in plans.items()}
+    found = {"": judge_claims(next(iter(plans.values())), [claim for claim in claims if not claim.plan], priced)}
+    for name, plan in plans.items():
+        found[name] = judge_claims(plan, [claim for claim in claims if claim.plan == name], priced)
+    return {name: judgements for name, judgements in found.items() if judgements}
 
 
 def build_graph(

@@ -8,15 +8,16 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
 from planner.errors import InputError
+from planner.files import write_text_atomic
 from planner.plan import choice_to_dict
 from planner.problem import problem_to_dict
-from planner.report import markdown_report, safe_name
+from planner.report import JudgedProblem, claims_markdown, claims_summary, markdown_report, safe_name
 from planner.search import Result
 
 DIGITS = 10
@@ -25,14 +26,17 @@ NAMED = re.compile(r"drawings/[A-Za-z0-9_-]{1,60}")
 Views = Mapping[str, tuple[str, bytes]]
 
 
-def write_run(result: Result, folder: Path, views: Views, run_facts: Mapping[str, object]) -> Path:
+def write_run(
+    result: Result, folder: Path, views: Views, run_facts: Mapping[str, object], judged: JudgedProblem | None = None
+) -> Path:
     """Write the run folder of a result under `folder`, in place of an older one; returns its path.
 
     `views` gives the DOT text and the SVG of each drawing by name (see `view_files`; none where there is no plan).
-    `run_facts` (times, host) go to `run.json` alone. On an error the older folder is left as it was.
+    `judged` holds the verdicts on the problem's claims. `run_facts` (times, host) go to `run.json` alone. On an error the
+    older folder is left as it was.
     """
     name = safe_name(result.problem.name)
-    files = {**run_files(result), **view_files(views), "run.json": stable_json(run_facts).encode()}
+    files = {**run_files(result, judged), **view_files(views), "run.json": stable_json(run_facts).encode()}
     temporary = folder / f".{name}.{secrets.token_hex(4)}.tmp"
     try:
         try:
@@ -45,7 +49,14 @@ def write_run(result: Result, folder: Path, views: Views, run_facts: Mapping[str
         raise InputError("folder", str(folder / name), f"a folder that can be written ({error.strerror})") from None
 
 
-def run_files(result: Result) -> dict[str, bytes]:
+def write_claims_summary(problems: Sequence[JudgedProblem], folder: Path) -> Path:
+    """Write `claims.md` over several problems; returns its path."""
+    path = folder / "claims.md"
+    write_text_atomic(path, claims_summary(problems))
+    return path
+
+
+def run_files(result: Result, judged: JudgedProblem | None = None) -> dict[str, bytes]:
     """The files of a run that depend on the problem and the seed alone."""
     found = result.to_dict()
     files = {
@@ -57,6 +68,8 @@ def run_files(result: Result) -> dict[str, bytes]:
         reference = {"problem": "problem.yaml", **choice_to_dict(result.choice, result.problem.sizes)}
         files["plan.yaml"] = stable_yaml(reference)
         files["evaluation.json"] = stable_json(found["evaluation"])
+    if judged is not None and judged.every:
+        files["claims.md"] = claims_markdown(judged)
     return {name: text.encode() for name, text in files.items()}
 
 

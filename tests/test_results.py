@@ -46,6 +46,12 @@ def test_shipped_run_is_regenerated(written: Path, name: str) -> None:
             assert file.read_bytes() == shipped[path].read_bytes(), path
 
 
+def test_shipped_verdicts_on_claims_are_regenerated(written: Path) -> None:
+    """The page over all sources has the same bytes; every problem has its own page (compared with its run above)."""
+    assert (written / "claims.md").read_bytes() == (SHIPPED / "claims.md").read_bytes()
+    assert all((SHIPPED / name / "claims.md").is_file() for name in library_names())
+
+
 @pytest.mark.parametrize("name", library_names())
 def test_shipped_result_is_a_plan(name: str) -> None:
     """`result.json` can be given wherever a plan is asked for, and holds the proven value."""

@@ -37,22 +37,27 @@ def evaluate(plan: Plan, sets: Sets = [], format_: AsFormat = Format.table, json
 def validate(
     plan: Plan,
     no_run: Annotated[bool, typer.Option("--no-run", help="Leave out the run on small tensors.")] = False,
+    claims: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Judge the claims of this file instead of the problem's own.")
+    ] = None,
     sets: Sets = [],  # noqa: B006  # typer copies it
     format_: AsFormat = Format.table,
     json_: AsJson = False,
 ) -> int:
-    """Check a plan: structure, shapes, cycles, work, memory, and a run on small tensors. Ends with 1 when it is not valid."""
+    """Check a plan: structure, shapes, cycles, work, memory, a run on small tensors, claims. Ends with 1 if it is not valid."""
     start = time.monotonic()
     chosen = _chosen(plan, sets)
     from planner.api import validate as check
-    from planner.report import findings_report
+    from planner.report import claims_report, findings_report
 
-    found = check(chosen, run=not no_run)
+    found = check(chosen, sets=sets, run=not no_run, claims=claims)
     _note(plan, chosen)
     if json_ or format_ == Format.json:
         say_json({**found.to_dict(), **_about(chosen), "runtime_s": round(time.monotonic() - start, 3)})
     else:
         say(findings_report(found.findings, found.run))
+        if found.claims:
+            say(claims_report(found.claims))
         say(f"{chosen.problem.name}:{chosen.name} is {'valid' if found.valid else 'not valid'}")
     return 0 if found.valid else 1
 

@@ -17,6 +17,7 @@ from planner.errors import InputError
 
 if TYPE_CHECKING:
     from planner.problem import Problem
+    from planner.report import JudgedProblem
     from planner.search import Result
 
 RESULTS_SCHEMA = "planner.results/1"
@@ -78,11 +79,16 @@ def search(
     limits = Limits(seconds=time_limit or math.inf, workers=workers, seed=seed)
     as_json = json_ or format_ == Format.json
     answers: list[tuple[Result, float]] = []
+    judged: list[JudgedProblem] = []
     for found, seconds in _answers(problems, objective.value, limits, top):
         answers.append((found, seconds))
-        folder = _write(found, out, seconds) if out is not None else None
+        folder = _write(found, out, seconds, None if sets or any(parts.values()) else judged) if out is not None else None
         if not as_json and not all_:
             _tell(found, seconds, None if sets or any(parts.values()) else problem, folder)
+    if out is not None and all_ and judged and not answers[-1][0].interrupted:
+        from planner.store import write_claims_summary
+
+        write_claims_summary(judged, out)
     if as_json:
         told = [{**found.to_dict(), "runtime_s": round(seconds, 3)} for found, seconds in answers]
         say_json({"schema": RESULTS_SCHEMA, "results": told} if all_ else told[0])
@@ -147,14 +153,17 @@ def _tell(found: Result, seconds: float, ref: str | None, folder: Path | None) -
     say(f"\nruntime_s: {seconds:.2f}")
 
 
-def _write(found: Result, out: Path, seconds: float) -> Path:
-    """Store a run with the drawings of its plan; the times of this machine go to `run.json` alone."""
+def _write(found: Result, out: Path, seconds: float, judged: list[JudgedProblem] | None) -> Path:
+    """Store a run with the drawings of its plan and the verdicts on its problem's claims, which join `judged` (None: the
+    problem was changed, and its source speaks of another); the times of this machine go to `run.json` alone.
+    """
     import os
     import platform
 
-    from planner.api import BEST, Chosen
+    from planner.api import BEST, Chosen, judge_result
     from planner.cli.drawing import drawings, listed_drawings
     from planner.evaluate.setting import setting
+    from planner.report import JudgedProblem
     from planner.store import write_run
 
     problem, views = found.problem, {}
@@ -171,7 +180,12 @@ def _write(found: Result, out: Path, seconds: float) -> Path:
         "system": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
     }
-    return write_run(found, out, views, facts)
+    completed = {h.name: h.best_completion.latency_s for h in found.hand_designed if h.best_completion.latency_s is not None}
+    written = {h.name: h.as_written.latency_s for h in found.hand_designed if h.as_written.latency_s is not None}
+    verdicts = JudgedProblem(problem, {} if judged is None else judge_result(found), completed, written)
+    if judged is not None and verdicts.every:
+        judged.append(verdicts)
+    return write_run(found, out, views, facts, verdicts)
 
 
 def _tell_all(answers: list[tuple[Result, float]]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from planner.api import choose, judge_claims
+from planner.check.claims import claims_of
 from planner.plan import choice_to_dict, plan_space
 from planner.problem import library_names, load_plan, load_problem, problem_to_dict
 from planner.problem.library import FOLDER
@@ -68,6 +70,46 @@ def test_assumptions_stand_in_the_file_and_beside_the_numbers(name: str):
     text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert text.count("  # ") >= 8
+
+
+CLAIMS = {"cross_node_ep": 103, "helix": 60, "helix_two_stage": 53, "layer_wise": 83, "ma_separation": 112}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_every_claim_of_the_source_gets_a_verdict(name: str):
+    problem = load_problem(name)
+    claims = claims_of(problem.claims, name)
+    assert len(claims) == len({claim.id for claim in claims}) == CLAIMS[name]
+    assert all(claim.text.strip() and claim.at.startswith("line") for claim in claims)
+    assert {claim.plan for claim in claims} <= {"", *problem.plans}
+    judged = []
+    for plan in problem.plans:
+        about = [claim for claim in claims if claim.plan == plan or (not claim.plan and plan == next(iter(problem.plans)))]
+        judged += judge_claims(choose(f"{name}:{plan}"), about)
+    assert sorted(j.id for j in judged) == sorted(claim.id for claim in claims)
+    for j in judged:
+        assert j.verdict in ("holds", "wrong", "not_derivable") and j.reason
+        assert (j.verdict == "wrong") == bool(j.mistakes), j
+        assert "unexplained" not in j.mistakes, j
+        assert j.verdict != "not_derivable" or j.reason.startswith("needs ")
+
+
+def test_the_mistakes_that_the_sources_are_known_for():
+    """One of each source, by hand from its sizes: the factor is that of the printed numbers."""
+    known = [
+        ("helix_two_stage", "scores-mkn", 1024.0, "batch as one sequence"),
+        ("helix", "scores-mkn", 4.0, "heads counted twice"),
+        ("helix", "q-flops", 42.9e12 / (2 * 1024 * 10000 * 8192 * 512), "MACs called FLOPs"),
+        ("layer_wise", "base-scores-time", 1 / 2, "heads per GPU miscounted"),
+        ("ma_separation", "expert-up-time", 16 / 2, "all tokens through every expert"),
+        ("cross_node_ep", "base-q-time", 1 / 8, "contracted size divided as well as the output"),
+        ("cross_node_ep", "q-time", 16.0, "unsplit operator where the plan splits it"),
+    ]
+    for name, claim_id, factor, mistake in known:
+        (claim,) = [claim for claim in claims_of(load_problem(name).claims, name) if claim.id == claim_id]
+        (found,) = judge_claims(choose(f"{name}:{claim.plan}"), [claim])
+        assert found.mistakes == (mistake,)
+        assert found.factor == pytest.approx(factor, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", FACTS)

@@ -45,7 +45,7 @@ def judge_percentage(subject: Subject, claim: Claim, priced: Priced) -> Judgemen
         else (own.latency_s, other.latency_s)
     )
     value = second / first if claim.of == "throughput_gain" else 100 * (1 - first / second)
-    words = f"{GOES[claim.of]}: {show_seconds(first)} against {show_seconds(second)} of {claim.rival}"
+    words = f"{GOES[claim.of]}: {show_seconds(first)} against {show_seconds(second)} {_rival(claim)}"
     stated = claim.claim if isinstance(claim.claim, tuple) else (claim.claim, claim.claim)
     low, high = (float(bound) for bound in stated)
     slack = claim.tolerance * abs(high) if claim.tolerance else 0.05 if claim.of == "throughput_gain" else 0.5
@@ -56,6 +56,10 @@ def judge_percentage(subject: Subject, claim: Claim, priced: Priced) -> Judgemen
     mistake = Mistake("gain not borne out" if value * middle > 0 else "gain is a loss", middle / value, words)
     factor = middle / value if value * middle > 0 else None
     return judged(claim, "wrong", claimed, derived, words, factor, [mistake])
+
+
+def _rival(claim: Claim) -> str:
+    return f"in {claim.against}" if isinstance(claim.against, str) else "in the plan that the claim is compared with"
 
 
 def _shown(claim: Claim) -> str:
@@ -83,16 +87,17 @@ def judge_comparison(subject: Subject, claim: Claim, priced: Priced) -> Judgemen
     if claim.of == "imbalance":
         busy = [[device.busy_s for device in e.devices] for e in (own, other)]
         values = [max(seconds) * len(seconds) / sum(seconds) for seconds in busy]
-        return _weighed(claim, values[0], values[1], "times the mean time on the busiest GPU", f"in {claim.rival}")
+        return _weighed(claim, values[0], values[1], "times the mean time on the busiest GPU", _rival(claim))
     values = [communication_s(e) if claim.of == "communication" else e.latency_s for e in (own, other)]
     what = "communication on the longest path" if claim.of == "communication" else "latency"
-    return _weighed(claim, values[0], values[1], f"s of {what}", f"in {claim.rival}")
+    return _weighed(claim, values[0], values[1], f"s of {what}", _rival(claim))
 
 
 def _weighed(claim: Claim, own: float, other: float, unit: str, against: str) -> Judgement:
     ratio = own / other if other else 1.0
     found = "same" if abs(ratio - 1) <= SAME else "less" if ratio < 1 else "more"
-    words = f"{own:.4g} {unit}, {other:.4g} {against}: {ratio:.3g} times as much"
+    times = "as much" if found == "same" else f"{ratio:.3g} times as much"
+    words = f"{own:.4g} {unit}, {other:.4g} {against}: {times}"
     if found == claim.claim:
         return judged(claim, "holds", claim.claim, found, words)
     return judged(claim, "wrong", claim.claim, found, words, None, [Mistake("conclusion not borne out", None, words)])

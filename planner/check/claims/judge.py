@@ -107,7 +107,8 @@ def _misfit(reader: TimeReader, shapes: Matrices) -> Mistake | None:
     left, right, result = ([_size(reader, tree) for tree in side] for side in (shapes.left, shapes.right, shapes.result))
     shown = [", ".join(map(_written, side)) for side in (left, right, result)]
     if left[-1] != right[-2]:
-        words = f"shapes that do not multiply: [{shown[0]}] by [{shown[1]}] ({_written(left[-1])} columns, {_written(right[-2])} rows)"
+        sizes = f"{_written(left[-1])} columns, {_written(right[-2])} rows"
+        words = f"shapes that do not multiply: [{shown[0]}] by [{shown[1]}] ({sizes})"
         return Mistake("shapes do not fit", 1.0, words)
     if result and _product([*left[:-1], right[-1]]) != _product(result):
         given = ", ".join(map(_written, [*left[:-1], right[-1]]))

@@ -237,14 +237,19 @@ def divided_twice(case: Case) -> Found:
     if case.part in ("scores", "value") or case.split < 1 + CLOSE or not same(claimed.rows, needed.rows):
         return None
     k, n = claimed.k / needed.k, claimed.n / columns
-    if k < 1 - CLOSE and same(n, 1):
+    if k < 1 - CLOSE and same(n, 1) and _divides(k):
         left, what = replace(claimed, k=needed.k), f"k = {number(claimed.k)} instead of {number(needed.k)}"
-    elif n < 1 - CLOSE and same(k, 1):
+    elif n < 1 - CLOSE and same(k, 1) and _divides(n):
         left, what = replace(claimed, n=columns), f"n = {number(claimed.n)} instead of {number(columns)}"
     else:
         return None
     words = f"contracted size and output both divided ({what}): one split divides one of them"
     return Mistake("contracted size divided as well as the output", claimed.flops / left.flops, words), left
+
+
+def _divides(ratio: float) -> bool:
+    """Whether a ratio is one over a whole number."""
+    return same(1 / ratio, round(1 / ratio))
 
 
 def _like(a: Products, b: Products) -> bool:
