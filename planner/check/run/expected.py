@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.check.run.attention import key_tokens
 from planner.check.run.moe import Routes
 from planner.check.run.segments import softmax_rows
 from planner.check.run.site import Floats, Value
@@ -174,17 +175,18 @@ def _attended(layer: int | None, split: Split, value: Value) -> tuple[Floats, Fl
 
 
 def _pairs_of(layer: int | None, split: Split, name: str, rows: Ints) -> Floats:
-    """Scores or probabilities of the GPU's sequences, heads and some query rows: [sequences x heads, rows, keys]."""
-    tokens = split.at.attention(split.place)
-    sequences, index = tokens[:, 0] // split.world.length, tokens[0] % split.world.length
-    whole = split.world.trace.values[layer, name][np.ix_(sequences, split.heads, index[rows], index)]
+    """Probabilities of the GPU's sequences, heads, some query rows and its keys: [sequences x heads, rows, keys]."""
+    tokens, keys, length = split.at.attention(split.place), key_tokens(split), split.world.length
+    place = (tokens[:, 0] // length)[:, None, None, None], split.heads[None, :, None, None]
+    whole = split.world.trace.values[layer, name][
+        (*place, (tokens % length)[:, None, rows, None], (keys % length)[:, None, None])
+    ]
+    whole = np.where(keys[:, None, None] < 0, 0.0, whole)  # keys that are not there yet
     return np.asarray(whole.reshape(-1, *whole.shape[2:]), dtype=np.float64)
 
 
-def _probabilities(layer: int | None, split: Split, value: Value) -> tuple[Floats, Floats] | None:
+def _probabilities(layer: int | None, split: Split, value: Value) -> tuple[Floats, Floats]:
     tokens = split.at.attention(split.place)
-    if split.at.decode:  # the keys of a sequence stand in an order of their own
-        return None
     count = tokens.shape[1]
     rows = np.arange(count) if value.array.shape[1] == count else softmax_rows(split)
     wanted = _pairs_of(layer, split, "attention.probabilities", rows)

@@ -138,13 +138,14 @@ def make_tokens(twin: Twin, rng: np.random.Generator) -> Tokens:
 
 
 def forced_routes(twin: Twin, length: int) -> dict[int, Ints]:
-    """Routes that give every expert tokens in turn, in a random order of the experts."""
-    rng = np.random.default_rng(SEED + 1)
-    tokens, found = twin.workload.batch * length, {}
+    """Routes that give every expert tokens in turn, in a random order of the experts; in decode the new tokens count."""
+    rng, decode = np.random.default_rng(SEED + 1), twin.workload.phase == "decode"
+    tokens, found = twin.workload.batch * (1 if decode else length), {}
     for index, layer in enumerate(twin.model.layers):
         if layer.ffn.kind == "moe":
             turns = np.arange(tokens * layer.ffn.top_k) % layer.ffn.experts
-            found[index] = rng.permutation(layer.ffn.experts)[turns].reshape(tokens, layer.ffn.top_k)
+            chosen = rng.permutation(layer.ffn.experts)[turns].reshape(tokens, layer.ffn.top_k)
+            found[index] = np.repeat(chosen, length, axis=0) if decode else chosen
     return found
 
 

@@ -44,7 +44,7 @@ def twin_of(model: ModelSpec, workload: Workload, cluster: Cluster, sizes: Sizes
     kept = kept_layers(model, choice)
     micro = cut_micro_batches(choice)
     full = sizes.batch // choice.replicas // choice.micro_batches
-    numbers = _Numbers(choice.stages)
+    numbers = _Numbers(choice.stages, micro)
     small, sequences = _small_workload(numbers, model, workload, full)
     layers = [model.layers[index] for index in kept]
     small_layers = tuple(_small_layer(numbers, layer, workload, small) for layer in layers)
@@ -105,13 +105,15 @@ def _kept_loads(model: ModelSpec, workload: Workload, kept: tuple[int, ...]) -> 
 class _Numbers:
     """Hands out small sizes: each original size gets one, with its remainder, and no two originals share one."""
 
-    def __init__(self, stages: tuple[StageChoice, ...]) -> None:
+    def __init__(self, stages: tuple[StageChoice, ...], micro_batches: int) -> None:
         self.near = [len(stage.attention_devices) for stage in stages]
         self.segments = [stage.attention.dimension_segments for stage in stages]
         self.context = [stage.attention.context_parts for stage in stages]
         self.batch = [stage.attention.batch_parts for stage in stages]
         self.mlp = [stage.mlp_ways for stage in stages]
         self.tensor = [stage.experts.tensor_ways if stage.experts else 1 for stage in stages]
+        replicas = max((len(held) for stage in stages if stage.experts for held in stage.experts.placement), default=1)
+        self.copies = replicas if micro_batches > 1 else 2 * replicas  # tokens of an expert: two for each replica in all
         self._of: dict[tuple[str, int], int] = {}
         self._taken = {*self.near, *(s.attention.head_groups for s in stages), *self.segments, *self.context}
 
@@ -143,16 +145,16 @@ def _small_workload(numbers: _Numbers, model: ModelSpec, workload: Workload, ful
     """The workload of one micro-batch, and its sequences."""
     parts = lcm(*numbers.batch)
     mixtures = [layer.ffn for layer in model.layers if layer.ffn.kind == "moe"]
-    pairs = max((-(-2 * ffn.experts // ffn.top_k) for ffn in mixtures), default=0)  # two tokens for each expert
+    needed = max((-(-numbers.copies * ffn.experts // ffn.top_k) for ffn in mixtures), default=0)
     if workload.phase == "decode":
         modulus = _modulus([*numbers.near, parts])
         few = full < modulus  # then some GPUs may have no token of their own: that must not change
-        sequences = full if few else numbers.take(full % modulus, modulus, max(modulus, 2 * parts, pairs // 3))
-        context = numbers.take(0, 1, 4 * max(numbers.context) + 3)
-        return replace(workload, context=context), sequences
+        sequences = full if few else numbers.take(full % modulus, modulus, max(modulus, 2 * parts, needed))
+        keys = numbers.take(0, 1, 4 * max(numbers.context) + 4)  # the new token among them
+        return replace(workload, context=keys - 1), sequences
     sequences = parts * min(2, full // parts)
     unit = lcm(*numbers.context)
-    least = max(5, 4 * unit, -(-2 * max(numbers.near) // sequences), -(-pairs // (3 * sequences)))
+    least = max(5, 4 * unit, -(-2 * max(numbers.near) // sequences), -(-needed // sequences))
     modulus, remainder = _prompt_class(numbers, sequences, unit, full * workload.prompt, workload.prompt)
     return replace(workload, prompt=numbers.take(remainder, modulus, least)), sequences
 
