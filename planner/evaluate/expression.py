@@ -15,6 +15,7 @@ from planner.errors import InputError
 
 MAX_LENGTH = 1_000_000
 MAX_DEPTH = 40
+MOST_NAMES = 30
 TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)|(x(?=[\sA-Z\[(\d]))|([A-Za-z_][A-Za-z_0-9-]*)|([-+*/×(),=\[\]]))")
 TIMES = ("x", "*", "×")
 
@@ -67,6 +68,17 @@ Function = Callable[[list[Value], dict[str, Value]], float]
 def parse_expression(text: str, functions: Collection[str], names: Collection[str] = ()) -> Tree:
     """The tree of a text that may call `functions` and use `names`; refuses what is too long, too deep or unknown."""
     return _Parser(text, functions, names).tree()
+
+
+def children(tree: Tree) -> list[Tree]:
+    """The trees that a tree is made of."""
+    if isinstance(tree, Sum):
+        return [part for _, part in tree.parts]
+    if isinstance(tree, Product):
+        return [factor for _, factor in tree.factors]
+    if isinstance(tree, Call):
+        return [*tree.plain, *(value for _, value in tree.named if not isinstance(value, str))]
+    return []
 
 
 def evaluate_tree(tree: Tree, functions: Mapping[str, Function], names: Mapping[str, float] | None = None) -> float:
@@ -185,7 +197,9 @@ class _Parser:
         if token in self.names:
             self.at += 1
             return Name(token, self.at)
-        raise self._error("a number, a bracket, or one of " + ", ".join([*self.functions, *self.names]))
+        known = [*self.functions, *self.names]
+        more = ", ..." if len(known) > MOST_NAMES else ""
+        raise self._error("a number, a bracket, or one of " + ", ".join(known[:MOST_NAMES]) + more)
 
     def _call(self, function: str) -> Call:
         self._take("(")

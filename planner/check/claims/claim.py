@@ -11,13 +11,14 @@ from typing import Any, Literal
 from planner.check.claims.quantities import QUANTITIES
 from planner.check.claims.subject import SCOPES
 from planner.errors import InputError
-from planner.evaluate.expression import Tree, parse_expression
+from planner.evaluate.expression import Name, Tree, children, parse_expression
 from planner.evaluate.term import OPERATIONS
 from planner.fields import Fields
 from planner.files import read_yaml
 
 CLAIMS_SCHEMA = "planner.claims/1"
 MAX_CLAIMS = 10_000
+MOST_LEVELS, MOST_PARTS = 100, 20_000
 Kind = Literal[
     "term", "shape", "total", "flops", "arithmetic", "model", "count", "structure", "bytes", "percentage", "comparison"
 ]
@@ -52,15 +53,20 @@ class Matrices:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What a named constant stands for: a size or an expression, communication, or something that is not stated."""
+    """What a named constant stands for: a size or an expression, communication, or something that is not stated.
+
+    `height` and `parts` are those of its tree with every name in it written out.
+    """
 
     kind: Literal["tree", "unstated", "communication"]
     tree: Tree | None = None
+    height: int = 1
+    parts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One claim. `text` is the author's wording, `at` its place in the source, `place` its place in the file it is read from.
+    """One claim: `text` in the author's wording, `at` its place in the source; `place` and `source`: where it was read.
 
     `plan` is empty where the claim is about the problem. `claim` is what is claimed: a number, a range, a truth value or a
     text; `tree` and `matrices` hold it read as an expression or as shapes.
@@ -73,6 +79,7 @@ class Claim:
     plan: str
     claim: float | bool | str | tuple[float, float]
     place: str
+    source: str = ""
     of: str = ""
     operator: tuple[str, ...] = ()
     gpus: tuple[int, ...] = ()
@@ -129,7 +136,8 @@ def _claim(fields: Fields, plan: str) -> Claim:
     where = _where(fields)
     claim = Claim(
         id=fields.text("id"), kind=kind, text=fields.text("text"), at=fields.text("at", default=""),
-        plan=fields.text("plan", default=plan), place=fields.path, note=fields.text("note", default=""),
+        plan=fields.text("plan", default=plan), place=fields.path,
+        source=fields.source, note=fields.text("note", default=""),
         tolerance=fields.maybe_number("tolerance", high=1.0), where=where, **_of_kind(fields, kind, where),
     )  # fmt: skip
     fields.done()
@@ -220,8 +228,18 @@ def _where(fields: Fields) -> dict[str, Definition]:
         if value in ("unstated", "communication"):
             found[name] = Definition("unstated" if value == "unstated" else "communication")
         else:
-            found[name] = Definition("tree", _tree(section, name, found))
+            tree = _tree(section, name, found)
+            found[name] = Definition("tree", tree, *_measure(tree, found))
     return found
+
+
+def _measure(tree: Tree, where: Mapping[str, Definition]) -> tuple[int, int]:
+    """Levels and parts of a tree with its names written out: names that use each other can grow beyond all bounds."""
+    if isinstance(tree, Name):
+        found = where.get(tree.name)
+        return (found.height, found.parts) if found else (1, 1)
+    inner = [_measure(part, where) for part in children(tree)]
+    return 1 + max((height for height, _ in inner), default=0), 1 + sum(parts for _, parts in inner)
 
 
 def _tree(fields: Fields, name: str, where: Mapping[str, Definition], calls: Sequence[str] = CALLS) -> Tree:
@@ -232,9 +250,14 @@ def _tree(fields: Fields, name: str, where: Mapping[str, Definition], calls: Seq
 
 def _parsed(fields: Fields, name: str, text: str, where: Mapping[str, Definition], calls: Sequence[str]) -> Tree:
     try:
-        return parse_expression(text, calls, (*BASE, *where))
+        tree = parse_expression(text, calls, (*BASE, *where))
     except InputError as error:
         raise error.within(fields.source, fields.at(name)) from None
+    height, parts = _measure(tree, where)
+    if height > MOST_LEVELS or parts > MOST_PARTS:
+        allowed = f"at most {MOST_LEVELS} levels and {MOST_PARTS} parts with its names written out"
+        raise InputError(fields.at(name), text, allowed, fields.source)
+    return tree
 
 
 def _working(fields: Fields, where: Mapping[str, Definition], required: bool) -> Tree | None:

@@ -47,7 +47,7 @@ def judge(subject: Subject, claims: Sequence[Claim], priced: Priced) -> tuple[Ju
         try:
             found.append(_one(subject, claim, priced))
         except InputError as error:
-            raise error.within("", f"{claim.place} ({claim.id})") from None
+            raise error.within(claim.source, f"{claim.place} ({claim.id})") from None
     return tuple(found)
 
 

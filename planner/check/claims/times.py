@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from planner.check.claims.claim import BASE, Definition
 from planner.check.claims.work import Products
 from planner.errors import InputError
-from planner.evaluate.expression import Call, Name, Number, Sum, Tree, evaluate_tree
+from planner.evaluate.expression import Call, Name, Number, Sum, Tree, children, evaluate_tree
 from planner.evaluate.expression import Product as Factors
 from planner.evaluate.setting import Setting
 from planner.evaluate.term import OPERATIONS
@@ -94,7 +94,7 @@ class TimeReader:
     """Reads trees into times; `values` are known sizes, `where` the author's own names."""
 
     def __init__(self, values: Mapping[str, float], where: Mapping[str, Definition]) -> None:
-        self.values, self.where = values, where
+        self.values, self.where = dict(values), where
 
     def time(self, tree: Tree) -> Time:
         """An expression as a time; `InputError` where it is not one, such as a product of two times."""
@@ -112,11 +112,10 @@ class TimeReader:
 
     def size(self, tree: Tree) -> float:
         """A size as a number; `UnstatedError` where it rests on a name without a value."""
-        names = dict(self.values)
         for name in _names(tree):
-            if name not in names:
-                names[name] = self._value(name)
-        return evaluate_tree(tree, {}, names)
+            if name not in self.values:
+                self.values[name] = self._value(name)
+        return evaluate_tree(tree, {}, self.values)
 
     def _value(self, name: str) -> float:
         found = self.where[name]
@@ -237,16 +236,12 @@ def amount(time: Time, of_leaf: Callable[[Leaf], float], added: bool = False) ->
 
 
 def _names(tree: Tree) -> Iterator[str]:
+    if isinstance(tree, Call):
+        raise InputError(f"expression, word {tree.at}", tree.function, "a size in the place of a time")
     if isinstance(tree, Name):
         yield tree.name
-    elif isinstance(tree, Sum):
-        for _, part in tree.parts:
-            yield from _names(part)
-    elif isinstance(tree, Factors):
-        for _, part in tree.factors:
-            yield from _names(part)
-    elif isinstance(tree, Call):
-        raise InputError(f"expression, word {tree.at}", tree.function, "a size in the place of a time")
+    for part in children(tree):
+        yield from _names(part)
 
 
 def _times(tree: Tree, where: Mapping[str, Definition]) -> bool:
@@ -256,5 +251,4 @@ def _times(tree: Tree, where: Mapping[str, Definition]) -> bool:
     if isinstance(tree, Name):
         found = where.get(tree.name)
         return found is not None and (found.kind == "communication" or (found.tree is not None and _times(found.tree, where)))
-    parts = tree.parts if isinstance(tree, Sum) else tree.factors if isinstance(tree, Factors) else ()
-    return any(_times(part, where) for _, part in parts)
+    return any(_times(part, where) for part in children(tree))

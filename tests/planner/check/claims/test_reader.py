@@ -90,6 +90,16 @@ def test_names_may_use_the_names_above_them():
     assert found.verdict == "holds"
 
 
+@pytest.mark.parametrize("grow", ["a{0} + a{0}", "(1 + a{0})", "max(a{0}, 1)"])
+def test_names_that_use_each_other_stay_small(grow):
+    """Neither a chain of thousands of names nor one that doubles with every name is unfolded."""
+    where = {"a0": "1", **{f"a{i + 1}": grow.format(i) for i in range(3_000)}}
+    start = time.monotonic()
+    with pytest.raises(InputError, match=r"claims\[0\]\.where") as error:
+        read(**{**TERM, "where": where})
+    assert time.monotonic() - start < 2 and len(str(error.value)) < 1000
+
+
 @pytest.mark.parametrize(
     "claim", ["[1, 2]", "[1, 2] x [2]", "[1, 2] x [2, 3] -> [1, 3] -> [3]", "1, 2 x 2, 3", "[1, 2] + [2, 3]"]
 )
