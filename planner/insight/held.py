@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.solve.apart import ApartFound
 from planner.solve.branch import Branch
+from planner.solve.candidates import ApartFound
 from planner.solve.dp import Path, PipelineTable
 from planner.solve.exact import branch_optimum
 from planner.solve.objective import Objective

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from planner.solve.objective import NO_CAPS, Caps
 from search_spaces.stages import Choice
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a search may spend, and how CP-SAT runs: wall seconds, deterministic seconds per CP model, workers, seed."""
+    """What a search may spend, and how CP-SAT runs: wall seconds, deterministic seconds per CP model, workers, seed; and
+    what the plans of its answer may not exceed.
+    """
 
     seconds: float = float("inf")
     effort: float = 20.0
     workers: int = 2
     seed: int = 0
+    caps: Caps = NO_CAPS
 
 
 @dataclass

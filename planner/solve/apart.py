@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.evaluate.separate import (
-    AttentionSide,
-    Cases,
-    SeparatePrice,
-    expert_side,
-    separate_makespan,
-    separate_price,
-)
+from planner.evaluate.separate import AttentionSide, Cases, expert_side, separate_makespan, separate_price
 from planner.evaluate.setting import Setting
 from planner.evaluate.tables import Bill, Block, FfnOption, StageTable, price_blocks
+from planner.solve.candidates import ApartFound, Candidates, Rows
+from planner.solve.objective import SAME
 from planner.solve.pin import Pin, pinned
 from search_spaces.attention import AttentionPartition
 from search_spaces.experts import ExpertPlacement
@@ -30,40 +24,11 @@ Ints = NDArray[np.int64]
 CHUNK = 256
 
 
-@dataclass(frozen=True)
-class ApartFound:
-    """The best plan with experts apart in one branch: its stage, micro-batches in flight and seconds."""
-
-    stage: StageChoice
-    in_flight: int
-    value: float
-    sent: float
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Candidates of one micro-batch size [N]: split of the GPUs, option indexes, price, and bounds of the makespan.
-
-    `option` [3, N] numbers each candidate's partition, FFN option and placement in the lists of the space.
-    """
-
-    split: Ints
-    partition: Ints
-    mlp: Ints
-    placement: Ints
-    option: Ints
-    price: SeparatePrice
-    chain: Array
-    load: Array
-    spare: Array
-    expert_spare: Array
-
-
 class ApartSpace:
     """The plans of a space whose experts are apart."""
 
-    def __init__(self, env: Setting, space: SearchSpace, extra_memory: float = 0.0) -> None:
-        self.env, self.space, self.sizes, self._extra = env, space, space.sizes, extra_memory
+    def __init__(self, env: Setting, space: SearchSpace, extra_memory: float = 0.0, most_memory: float = float("inf")) -> None:
+        self.env, self.space, self.sizes, self._extra, self._most = env, space, space.sizes, extra_memory, most_memory
         self.sequences = tuple(sorted({space.sequences(r, m) for r, m in space.branches}))
 
     @cached_property
@@ -118,28 +83,33 @@ class ApartSpace:
         cutoff: float,
         pin: Pin | None = None,
         weight: Callable[[int], float] | None = None,
+        most: Callable[[int], float] | None = None,
     ) -> ApartFound | None:
         """The best plan of a branch below `cutoff`, among those that agree with the pin.
 
-        Its value is seconds of the pass, times `weight` of the GPUs of a replica where one is given.
+        Its value is seconds of the pass, times `weight` of the GPUs of a replica where one is given; `most` is what the
+        seconds on so many GPUs may come to. Of equal values the one on fewer GPUs is taken, then the one that sends less.
         """
-        weights = np.array([1.0 if weight is None else weight(len(near) + len(far)) for near, far in self.splits])
+        ranks = np.array([len(near) + len(far) for near, far in self.splits], dtype=np.int64)
+        weights = np.array([1.0 if weight is None else weight(count) for count in ranks.tolist()])
+        limits = np.array([np.inf if most is None else most(count) for count in ranks.tolist()])
         found = None
         if self._bound(replicas, micro_batches) * weights.min(initial=np.inf) >= cutoff:
             return None
         for candidates in self._branch(replicas, micro_batches):
             scale = weights[candidates.split]
-            bound = np.maximum(candidates.chain, micro_batches * candidates.load) * scale
-            allowed = self._reachable(replicas)[candidates.split]
+            seconds, limit = np.maximum(candidates.chain, micro_batches * candidates.load), limits[candidates.split]
+            bound = seconds * scale
+            allowed = self._reachable(replicas)[candidates.split] & (seconds <= limit)
             index = np.nonzero((bound < cutoff) & allowed & self._agree(candidates, pin))[0]
             index = index[np.argsort(bound[index], kind="stable")]
             for wave in self.space.waves(micro_batches):
                 if pin and pin.get("in_flight", wave) != wave:
                     continue
                 fits = index[self._excess(candidates, wave)[index] <= 0]
-                better = self._wave(candidates, bound, scale, micro_batches, wave, fits, cutoff)
-                if better is not None:
-                    found, cutoff = better, better.value
+                rows = Rows(bound, scale, limit, ranks[candidates.split])
+                found = self._wave(candidates, rows, micro_batches, wave, fits, cutoff, found)
+                cutoff = min(cutoff, np.inf if found is None else found.least * (1 + SAME))
         return found
 
     def _bound(self, replicas: int, micro_batches: int) -> float:
@@ -191,11 +161,12 @@ class ApartSpace:
             tuple(dict.fromkeys(p for _, far in self.splits for p in self.placements(len(far)))),
         )
 
-    def least_excess(self, replicas: int, micro_batches: int) -> float:
-        """Fewest bytes by which a candidate exceeds the memory (inf without candidates)."""
+    def least_excess(self, replicas: int, micro_batches: int, most_ranks: float = np.inf) -> float:
+        """Fewest bytes by which a candidate on at most `most_ranks` GPUs exceeds the memory (inf without candidates)."""
         wave, least = min(self.space.waves(micro_batches), default=1), np.inf
+        few = np.array([len(near) + len(far) <= most_ranks for near, far in self.splits], dtype=bool)
         for candidates in self._branch(replicas, micro_batches):
-            excess = self._excess(candidates, wave)[self._reachable(replicas)[candidates.split]]
+            excess = self._excess(candidates, wave)[(self._reachable(replicas) & few)[candidates.split]]
             least = min(least, float(excess.min(initial=np.inf)))
         return least
 
@@ -205,19 +176,30 @@ class ApartSpace:
         return np.asarray(np.maximum(near, -candidates.expert_spare))
 
     def _wave(
-        self, candidates: Candidates, bound: Array, scale: Array, micro_batches: int, wave: int, order: Ints, cutoff: float
+        self,
+        candidates: Candidates,
+        rows: Rows,
+        micro_batches: int,
+        wave: int,
+        order: Ints,
+        cutoff: float,
+        found: ApartFound | None,
     ) -> ApartFound | None:
-        found, price = None, candidates.price
+        """The best of the plan found so far and the candidates of one wave, in the order of their bounds."""
+        price = candidates.price
         for at in range(0, order.size, CHUNK):
-            if bound[order[at]] >= cutoff:
+            if rows.bound[order[at]] >= cutoff:
                 break
             some = order[at : at + CHUNK]
-            value = separate_makespan(price.times.take(some), micro_batches, wave) * scale[some]
-            pick = int(value.argmin())
-            if value[pick] < cutoff:
-                cutoff = float(value[pick])
-                row = int(some[pick])
-                found = ApartFound(self._stage(candidates, row), wave, cutoff, float(price.sent[row]))
+            seconds = separate_makespan(price.times.take(some), micro_batches, wave)
+            value = np.where(seconds <= rows.limit[some], seconds * rows.scale[some], np.inf)
+            if value.min() >= cutoff:
+                continue
+            ties = some[value <= value.min() * (1 + SAME)]
+            row = int(ties[np.lexsort((price.sent[ties], rows.ranks[ties]))[0]])
+            own = float(value[some == row][0]), float(price.sent[row]), int(rows.ranks[row]), float(value.min())
+            found = ApartFound(self._stage(candidates, row), wave, *own).or_better(found)
+            cutoff = min(cutoff, found.least * (1 + SAME))
         return found
 
     def _stage(self, candidates: Candidates, row: int) -> StageChoice:
@@ -330,7 +312,7 @@ class ApartSpace:
         far = {kind: expert_side(self.env, layer, few).take(of_case) for kind, layer in layers}
         cases = Cases(*columns, *lists, *kinds)
         price = separate_price(self.env, near, far, cases, np.ceil(kept / parts))
-        memory = [self.env.cluster.kinds[kind].memory_bytes + self._extra for kind in kinds]
+        memory = [min(self.env.cluster.kinds[kind].memory_bytes, self._most) + self._extra for kind in kinds]
         chain, load = price.times.bound
         spare, far_spare = memory[0] - price.attention_bytes, memory[1] - price.expert_bytes
         return Candidates(split, partition, mlp, placement, option, price, chain, load, spare, far_spare)

@@ -81,8 +81,8 @@ class StageSlot:
 class PricedSpace:
     """All linear-pipeline options of a space, priced: one table per width (or pinned stage) and GPU kind."""
 
-    def __init__(self, env: Setting, space: SearchSpace, extra_memory: float = 0.0) -> None:
-        self.env, self.space, self.sizes, self._extra = env, space, space.sizes, extra_memory
+    def __init__(self, env: Setting, space: SearchSpace, extra_memory: float = 0.0, most_memory: float = float("inf")) -> None:
+        self.env, self.space, self.sizes, self._extra, self._most = env, space, space.sizes, extra_memory, most_memory
         self.sequences = tuple(sorted({space.sequences(r, m) for r, m in space.branches}))
         self.blocks: list[OptionBlock] = []
         self.slots: dict[tuple[int, ...], StageSlot] = {}
@@ -210,8 +210,8 @@ class PricedSpace:
         return self._layers[key]
 
     def capacity(self, slot: StageSlot) -> float:
-        """Bytes of one GPU of a slot, with those that the search was granted besides."""
-        return float(self.env.cluster.kinds[self.blocks[slot.block].block.kind].memory_bytes) + self._extra
+        """Bytes of one GPU of a slot, at most the cap, with those that the search was granted besides."""
+        return min(float(self.env.cluster.kinds[self.blocks[slot.block].block.kind].memory_bytes), self._most) + self._extra
 
     def sends(self, ranks: int, widths: tuple[int, ...], sequences: int) -> Array:
         """Hand-over seconds [rank, width before, width after] of neighbouring stages; inf where they do not fit."""

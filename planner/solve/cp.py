@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.solve.dp import Leg, Path, PipelineTable
-from planner.solve.objective import Objective
+from planner.solve.objective import SAME, Objective
 
 Array = NDArray[np.float64]
 RESOLUTION = 1e-9
 """Size of a tick relative to the cutoff, divided by the sum of the objective's multipliers."""
 MAX_LEGS = 20_000
+MOST_TICKS = 2**60
 
 
 @dataclass(frozen=True)
@@ -132,12 +133,16 @@ class PipelineModel:
         chain, count = sum(self._chain), self.objective.micro_batches
         limit = self._ticks(cutoff) + 1
         if self.objective.decode:
-            value = self.model.new_int_var(0, limit, "token")
-            self.model.add(value >= chain)
-            self.model.add(value >= count * self.slowest)
+            latency = steady = self.model.new_int_var(0, limit, "token")
+            self.model.add(latency >= chain)
+            self.model.add(latency >= count * self.slowest)
         else:
-            value = count * self.slowest if self.objective.name == "throughput" else chain + (count - 1) * self.slowest
-            self.model.add(value <= limit)
+            latency, steady = chain + (count - 1) * self.slowest, count * self.slowest
+        value = steady if self.objective.name == "throughput" else latency
+        self.model.add(value <= limit)
+        for spent, most in ((latency, self.objective.latency_s), (steady, self.objective.steady_s)):
+            if most < MOST_TICKS * self.tick:  # ticks are rounded down, so no plan within the cap is lost
+                self.model.add(spent <= self._ticks(most * (1 + SAME)) + 1)
         self.model.minimize(value)
 
     def hint(self, path: Path) -> None:

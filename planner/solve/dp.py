@@ -12,6 +12,7 @@ from planner.evaluate.pipeline import feedback_seconds
 from planner.solve.branch import Branch, StageArrays
 
 Array = NDArray[np.float64]
+EVERY = slice(None)
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,12 @@ class PipelineTable:
         found = np.unique(np.concatenate(parts))
         return found[np.isfinite(found)]
 
-    def sweep(self, limit: float = np.inf, *, minimax: bool = False) -> Sweep:
-        """Run the program with every stage and send at most `limit`."""
+    def sweep(self, limit: float = np.inf, *, minimax: bool = False, ends: slice = EVERY) -> Sweep:
+        """Run the program with every stage and send at most `limit`; of several stage counts the best on `ends`."""
         if self.counts is None:
             return Sweep(self, limit, minimax, None)
         sweeps = [Sweep(self, limit, minimax, count) for count in self.counts]
-        return min(sweeps, key=lambda s: float(s.final.min()))
+        return min(sweeps, key=lambda s: float(s.final[ends].min()))
 
     def sweep_open(self) -> Array:
         """Least chain before a stage that starts at a layer and rank with width index w [layers, ranks, D], any stage count."""

@@ -14,11 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.solve.dp import LevelSweep, Path, PipelineTable
-from planner.solve.objective import Objective
+from planner.solve.objective import SAME, Objective
 
 Array = NDArray[np.float64]
-SAME = 1e-9
-"""Values this close, relative to each other, are a tie."""
 
 Sweep = Callable[[float], tuple[Array, Array]]
 """Least chain and slowest time of the pipeline that has it, per lane, under a limit (inf where there is none)."""
@@ -81,11 +79,11 @@ def branch_optimum(
 ) -> BranchOptimum:
     """Least objective below `cutoff` of pipelines that use at least `first_end` and at most `last_end` ranks."""
     ends = slice(first_end, (table.ranks if last_end is None else last_end) + 1)
-    least = table.sweep(minimax=True).final[ends].min()
+    least = table.sweep(minimax=True, ends=ends).final[ends].min()
     found: list[Path] = []
 
     def sweep(limit: float) -> tuple[Array, Array]:
-        run = table.sweep(limit)
+        run = table.sweep(limit, ends=ends)
         final = run.final[ends]
         chain = float(final.min())
         if not np.isfinite(chain):
@@ -103,14 +101,19 @@ def branch_optimum(
     return BranchOptimum(best, objective.value(best.chain, best.slowest), search.sweeps)
 
 
-def stage_count_optima(table: PipelineTable, objective: Objective, levels: int, cutoffs: Array) -> Array:
-    """Least objective of pipelines of 1, 2, ... `levels` stages, or that count's cutoff where none beats it [levels]."""
-    least = LevelSweep(table, levels, minimax=True).final[:, 1:].min(axis=(1, 2))
+def stage_count_optima(
+    table: PipelineTable, objective: Objective, levels: int, cutoffs: Array, last_end: int | None = None
+) -> Array:
+    """Least objective of pipelines of 1, 2, ... `levels` stages on at most `last_end` ranks, or that count's cutoff where
+    none beats it [levels].
+    """
+    ends = slice(1, (table.ranks if last_end is None else last_end) + 1)
+    least = LevelSweep(table, levels, minimax=True).final[:, ends].min(axis=(1, 2), initial=np.inf)
 
     def sweep(limit: float) -> tuple[Array, Array]:
         run = LevelSweep(table, levels, limit)
-        final = run.final[:, 1:]
-        chain, slowest = final.min(axis=(1, 2)), np.full(levels, np.inf)
+        final = run.final[:, ends]
+        chain, slowest = final.min(axis=(1, 2), initial=np.inf), np.full(levels, np.inf)
         for level in np.nonzero(np.isfinite(chain))[0].tolist():
             end, w = np.unravel_index(int(final[level].argmin()), final[level].shape)
             slowest[level] = run.slowest(level, int(end) + 1, int(w))

@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from planner.evaluate.setting import Setting
 from planner.solve.answer import Counts, Limits, Optimum
-from planner.solve.apart import ApartFound, ApartSpace
+from planner.solve.apart import ApartSpace
 from planner.solve.blocks import PricedSpace
 from planner.solve.branch import Branch, StageArrays
 from planner.solve.cp import MAX_LEGS, PipelineModel, surviving_legs
 from planner.solve.dp import Leg, MemoryTable, Path, PipelineTable
-from planner.solve.exact import SAME, branch_optimum, stage_count_optima
+from planner.solve.exact import branch_optimum, stage_count_optima
 from planner.solve.layout import pinned_excess, pinned_pipeline
-from planner.solve.objective import Name, Objective
+from planner.solve.objective import SAME, Caps, Name, Objective
 from planner.solve.pin import Pin
+from planner.solve.ties import Found, sent_bytes
 from search_spaces.space import SearchSpace
 from search_spaces.stages import Choice, StageChoice
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A candidate plan: its price, what ties are broken by, and the pipeline or the stage with experts apart."""
-
-    value: float
-    gpus: int
-    replicas: int
-    micro_batches: int
-    path: Path | None
-    apart: ApartFound | None
-    weight: float = 1.0
-
-    def rank(self, best: float) -> tuple[float, int, int, int, int]:
-        """Order of preference: least value (ties within SAME), fewer GPUs, fewer stages, fewer micro-batches and replicas."""
-        tied = 0.0 if self.value <= best * (1 + SAME) else self.value
-        return tied, self.gpus, len(self.path.legs) if self.path else 1, self.micro_batches, self.replicas
 
 
 class SpaceSearch:
@@ -59,14 +44,37 @@ class SpaceSearch:
         self.env, self.space, self.objective = env, space, objective
         self.sizes = space.sizes
         self.limits = limits or Limits()
+        self.caps = self.limits.caps
         granted = np.inf if ignore_memory else extra_memory
-        self.priced = PricedSpace(env, space, granted)
-        self.apart = ApartSpace(env, space, granted)
+        self.priced = PricedSpace(env, space, granted, self.caps.memory_bytes)
+        self.apart = ApartSpace(env, space, granted, self.caps.memory_bytes)
         self._arrays: dict[tuple[int, int], StageArrays] = {}
-        self._floor: dict[tuple[int, int], float] = {}
+        self.floors: dict[tuple[int, int], float] = {}
 
-    def _objective(self, micro_batches: int) -> Objective:
-        return Objective(self.objective, self.space.sizes.phase == "decode", micro_batches)
+    def asking(self, objective: Name, caps: Caps, seconds: float = np.inf) -> SpaceSearch:
+        """The same priced space, asked for another objective under other caps; memory stays as it is."""
+        if caps.memory_bytes != self.caps.memory_bytes:
+            raise ValueError("another memory is another pricing")
+        other = copy.copy(self)
+        other.objective, other.caps, other.floors = objective, caps, {}
+        other.limits = replace(self.limits, caps=caps, seconds=min(seconds, self.limits.seconds))
+        return other
+
+    def _objective(self, branch: Branch, ranks: int) -> Objective:
+        """The objective of a branch's pipelines that use `ranks` (or up to so many, where dollars are not capped)."""
+        return Objective(
+            self.objective, self.space.sizes.phase == "decode", branch.micro_batches,
+            self._most_seconds(branch.replicas, ranks), self.caps.steady_s,
+        )  # fmt: skip
+
+    def _most_seconds(self, replicas: int, ranks: int) -> float:
+        """Seconds of a whole pass that the caps on latency and cost leave for a plan on `ranks` of each replica."""
+        rate = self.rate(replicas, ranks) if np.isfinite(self.caps.dollars) else 0.0
+        return min(self.caps.latency_s, self.caps.dollars / rate) if rate else self.caps.latency_s
+
+    def _most_ranks(self, branch: Branch) -> int:
+        """Ranks of a replica that a plan may use."""
+        return int(min(branch.stride, self.caps.gpus // branch.replicas))
 
     def branch(self, replicas: int, micro_batches: int) -> Branch:
         """One branch of the space."""
@@ -83,22 +91,26 @@ class SpaceSearch:
 
     def weight(self, replicas: int, gpus: int) -> float:
         """What seconds are multiplied by: one, or the price per second of the GPUs in use."""
-        if self.objective != "cost":
-            return 1.0
+        return self.rate(replicas, gpus) if self.objective == "cost" else 1.0
+
+    def rate(self, replicas: int, gpus: int) -> float:
+        """Dollars per second of the first GPUs of every replica."""
         kinds = self.env.cluster
         return replicas * sum(kinds.kind_of(rank).price_per_hour for rank in range(gpus)) / 3600.0
 
     def bound(self, branch: Branch, pin: Pin | None = None) -> float:
         """Closed-form lower bound of a branch: chain of the cheapest layers, and all work shared by all its GPUs."""
-        objective = self._objective(branch.micro_batches)
         least = self.priced.least_layer(branch.sequences, pin)
         if least is None:
             return np.inf
         chain, work = least
-        seconds = objective.value(chain, work / branch.stride)
-        if self.objective != "cost":
-            return seconds
-        return min(self.weight(branch.replicas, g) * objective.value(chain, work / g) for g in range(1, branch.stride + 1))
+        return min(
+            (
+                self.weight(branch.replicas, last) * self._objective(branch, last).value(chain, work / last)
+                for _, last in self._end_groups(branch)
+            ),
+            default=np.inf,
+        )
 
     def run(self, cutoff: float = np.inf, progress: Progress | None = None, *, prove: bool = True) -> Optimum:
         """The optimum of the whole space; an interrupt or the time limit leaves the best found with its bound."""
@@ -106,7 +118,7 @@ class SpaceSearch:
             return self._run_pinned(cutoff)
         counts, start, complete = Counts(priced=self.priced.priced + self.apart.priced), time.monotonic(), True
         best = cutoff
-        found: list[_Found] = []
+        found: list[Found] = []
         opened: list[Branch] = []
         bounds: list[float] = []
         branches = [self.branch(r, m) for r, m in self.space.branches]
@@ -135,38 +147,37 @@ class SpaceSearch:
                     f"replicas {branch.replicas}, micro-batches {branch.micro_batches}: incumbent {best:.6g}, bound {bound:.6g}"
                 )
         for branch in [] if interrupted else branches:
-            apart = self._with_experts_apart(branch, best)
+            apart = self._with_experts_apart(branch, best * (1 + SAME))
             if apart is not None:
                 found.append(apart)
-                best = min(best, apart.value)
+                best = min(best, apart.least)
         if not found:
             return Optimum(None, np.inf, np.inf, complete, counts, self._excess(branches), interrupted)
-        chosen = min(found, key=lambda f: f.rank(best))
-        chosen = self._fewer_gpus(chosen, best)
+        chosen = self._preferred(found, best)
         proven = self._prove(opened, chosen, best, counts) if prove else best
         bound = min([proven, chosen.value, *bounds])
         return Optimum(self._choice(chosen), chosen.value, bound, complete, counts, interrupted=interrupted)
 
-    def _linear(self, branch: Branch, cutoff: float, pin: Pin | None = None) -> list[_Found]:
+    def _linear(self, branch: Branch, cutoff: float, pin: Pin | None = None) -> list[Found]:
         """The best linear pipeline of a branch if it is no worse than the cutoff."""
         table = PipelineTable(branch, self.arrays(branch, pin), self.space.stages)
-        objective, found = self._objective(branch.micro_batches), []
+        found = []
         for first, last in self._end_groups(branch):
-            weight = self.weight(branch.replicas, last)
+            weight, objective = self.weight(branch.replicas, last), self._objective(branch, last)
             optimum = branch_optimum(table, objective, cutoff * (1 + 2 * SAME) / weight, first, last)
             if optimum.path is not None:
                 value = optimum.value * weight
                 gpus = branch.replicas * (optimum.path.legs[-1].first + optimum.path.legs[-1].width)
-                found.append(_Found(value, gpus, branch.replicas, branch.micro_batches, optimum.path, None, weight))
+                found.append(Found(value, value, gpus, branch.replicas, branch.micro_batches, optimum.path, None, weight))
                 cutoff = min(cutoff, value)
         if not pin:
             key = (branch.replicas, branch.micro_batches)
-            self._floor[key] = max(self._floor.get(key, 0.0), min([cutoff, *(f.value for f in found)]) * (1 - 2 * SAME))
+            self.floors[key] = max(self.floors.get(key, 0.0), min([cutoff, *(f.value for f in found)]) * (1 - 2 * SAME))
         return found
 
     def floor(self, branch: Branch, pin: Pin | None = None) -> float:
         """Lower bound of a branch's linear pipelines: the closed form, or what an earlier run of the branch has shown."""
-        return max(self.bound(branch, pin), self._floor.get((branch.replicas, branch.micro_batches), 0.0))
+        return max(self.bound(branch, pin), self.floors.get((branch.replicas, branch.micro_batches), 0.0))
 
     def pinned_value(self, pin: Pin, branches: list[Branch] | None = None) -> float:
         """Least objective with some decisions held at a value on every stage (inf where no such plan fits)."""
@@ -190,10 +201,10 @@ class SpaceSearch:
         best = np.full(max(counts, default=0), np.inf)
         for bound, _, branch in sorted((self.floor(b), i, b) for i, b in enumerate(branches)):
             levels = min(best.size, max(self.space.stage_counts(branch.stride), default=0))
-            if self.objective == "cost" or levels == 0 or bound >= best[:levels].max():
+            if self._pays() or levels == 0 or bound >= best[:levels].max():
                 continue
-            table = PipelineTable(branch, self.arrays(branch))
-            found = stage_count_optima(table, self._objective(branch.micro_batches), levels, best[:levels])
+            table, most = PipelineTable(branch, self.arrays(branch)), self._most_ranks(branch)
+            found = stage_count_optima(table, self._objective(branch, most), levels, best[:levels], most)
             best[:levels] = found
         for branch in branches if 1 in counts else []:
             apart = self._with_experts_apart(branch, float(best[0]))
@@ -214,37 +225,57 @@ class SpaceSearch:
         return found
 
     def _end_groups(self, branch: Branch) -> list[tuple[int, int]]:
-        """Ranges of end ranks that share a weight: all at once, or each alone when GPUs are paid for."""
-        if self.objective != "cost":
-            return [(1, branch.stride)]
-        return [(g, g) for g in range(1, branch.stride + 1)]
+        """Ranges of end ranks that share a weight and caps: all at once, or each alone when GPUs are paid for."""
+        most = self._most_ranks(branch)
+        if not self._pays():
+            return [(1, most)] if most else []
+        return [(g, g) for g in range(1, most + 1)]
 
-    def _with_experts_apart(self, branch: Branch, cutoff: float, pin: Pin | None = None) -> _Found | None:
+    def _pays(self) -> bool:
+        """Whether the price of the GPUs in use matters."""
+        return self.objective == "cost" or bool(np.isfinite(self.caps.dollars))
+
+    def _with_experts_apart(self, branch: Branch, cutoff: float, pin: Pin | None = None) -> Found | None:
         if not self.apart.splits:
             return None
         weight = (lambda gpus: self.weight(branch.replicas, gpus)) if self.objective == "cost" else None
-        best = self.apart.best(branch.replicas, branch.micro_batches, cutoff, pin, weight)
+        best = self.apart.best(branch.replicas, branch.micro_batches, cutoff, pin, weight, partial(self._most_apart, branch))
         if best is None:
             return None
         gpus = branch.replicas * len(best.stage.devices)
-        return _Found(best.value, gpus, branch.replicas, branch.micro_batches, None, best)
+        return Found(best.value, best.least, gpus, branch.replicas, branch.micro_batches, None, best)
 
-    def _fewer_gpus(self, chosen: _Found, best: float) -> _Found:
-        """The same value on fewer ranks, if the same branch has such a plan."""
-        while chosen.path is not None and self.objective != "cost":
+    def _most_apart(self, branch: Branch, ranks: int) -> float:
+        """Seconds that a plan with experts apart on `ranks` of each replica may take: none at all on too many."""
+        if branch.replicas * ranks > self.caps.gpus:
+            return -np.inf
+        return min(self._most_seconds(branch.replicas, ranks), self.caps.steady_s) * (1 + SAME)
+
+    def _preferred(self, found: list[Found], best: float) -> Found:
+        """The plan among ties (see `TIE_RULE`)."""
+        ties = [self._fewer_gpus(f, best) for f in found if f.value <= best * (1 + SAME)]
+        fewest = min(tie.gpus for tie in ties)
+        ties = [tie for tie in ties if tie.gpus == fewest]
+        if len(ties) == 1:
+            return ties[0]
+        return min(ties, key=lambda tie: (sent_bytes(self.env, self.sizes, self._choice(tie), tie.apart), *tie.simplicity))
+
+    def _fewer_gpus(self, chosen: Found, best: float) -> Found:
+        """The same value on the fewest ranks that a plan of the same branch can have it on."""
+        while chosen.path is not None and not self._pays():  # else every number of ranks has had its own search
             end = chosen.path.legs[-1].first + chosen.path.legs[-1].width
             branch = self.branch(chosen.replicas, chosen.micro_batches)
             table = PipelineTable(branch, self.arrays(branch), self.space.stages)
             if end == 1:
                 break
-            again = branch_optimum(table, self._objective(branch.micro_batches), best * (1 + SAME), 1, end - 1)
-            if again.path is None:
+            again = branch_optimum(table, self._objective(branch, end - 1), best * (1 + 2 * SAME), 1, end - 1)
+            if again.path is None or again.value > best * (1 + SAME):
                 break
             gpus = branch.replicas * (again.path.legs[-1].first + again.path.legs[-1].width)
             chosen = replace(chosen, value=again.value, gpus=gpus, path=again.path)
         return chosen
 
-    def _prove(self, opened: list[Branch], chosen: _Found, best: float, counts: Counts) -> float:
+    def _prove(self, opened: list[Branch], chosen: Found, best: float, counts: Counts) -> float:
         """Lower bound over the opened branches.
 
         The exact program has closed every branch but the chosen one: none of their plans is below the best value. In the
@@ -256,8 +287,8 @@ class SpaceSearch:
         counts.drop("branch closed by the exact program", -1)
         branch = self.branch(chosen.replicas, chosen.micro_batches)
         used = chosen.path.legs[-1].first + chosen.path.legs[-1].width
-        first, last = (used, used) if self.objective == "cost" else (1, branch.stride)
-        objective, cutoff = self._objective(branch.micro_batches), best * (1 + SAME) / chosen.weight
+        first, last = (used, used) if self._pays() else (1, self._most_ranks(branch))
+        objective, cutoff = self._objective(branch, last), best * (1 + SAME) / chosen.weight
         table = PipelineTable(branch, self.arrays(branch), self.space.stages)
         legs = [
             (leg, seconds)
@@ -287,7 +318,7 @@ class SpaceSearch:
         counts.iterations += 1
         return max(answer.bound, 0.0)
 
-    def _choice(self, found: _Found) -> Choice:
+    def _choice(self, found: Found) -> Choice:
         if found.apart is not None:
             return Choice(found.replicas, found.micro_batches, (found.apart.stage,), found.apart.in_flight)
         if found.path is None:
@@ -314,7 +345,9 @@ class SpaceSearch:
         branches = [self.branch(r, m) for r, m in self.space.branches]
         for branch in branches:
             counts.branches += 1
-            found = [x for x in [pinned_pipeline(branch, self._objective(branch.micro_batches))] if x is not None]
+            objective = self._objective(branch, self._pinned_ranks)
+            fits = branch.replicas * self._pinned_ranks <= self.caps.gpus
+            found = [x for x in [pinned_pipeline(branch, objective) if fits else None] if x is not None]
             found = [(value * self.weight(branch.replicas, self._pinned_ranks), choice) for value, choice in found]
             apart = self._with_experts_apart(branch, np.inf)
             if apart is not None:
@@ -331,14 +364,17 @@ class SpaceSearch:
         return sum(len(pin.devices) for pin in self.space.layout)
 
     def _excess(self, branches: list[Branch]) -> float:
-        """Least number of bytes that every GPU would need besides for some plan to fit, over all branches."""
+        """Least number of bytes that every GPU would need besides for some plan to fit, over all branches; of the caps only
+        that on GPUs counts.
+        """
         least = np.inf
         for branch in branches:
+            most = self._most_ranks(branch)
             if self.space.layout:
-                least = min(least, pinned_excess(branch))
+                least = min(least, pinned_excess(branch) if self._pinned_ranks <= most else np.inf)
             else:
-                table = MemoryTable(branch, self.arrays(branch), self.space.stages)
-                least = min(least, float(table.sweep(minimax=True).final.min()))
+                table, ends = MemoryTable(branch, self.arrays(branch), self.space.stages), slice(most + 1)
+                least = min(least, float(table.sweep(minimax=True, ends=ends).final[ends].min()))
             if self.apart.splits:
-                least = min(least, self.apart.least_excess(branch.replicas, branch.micro_batches))
+                least = min(least, self.apart.least_excess(branch.replicas, branch.micro_batches, most))
         return least
