@@ -119,7 +119,7 @@ def top_k_ignored(case: Case) -> Found:
 def experts_miscounted(case: Case) -> Found:
     """A GPU computes all the experts it holds, one share of its time each."""
     claimed, needed = case.claimed.count, case.needed.count
-    if case.part != "expert" or claimed == needed:
+    if case.part != "expert" or same(claimed, needed):
         return None
     left = replace(case.claimed, count=needed)
     if claimed == 1:
@@ -193,7 +193,7 @@ def head_dims_divided(case: Case) -> Found:
 def heads_miscounted(case: Case) -> Found:
     """Another number of heads than the GPU holds."""
     claimed, needed = case.claimed.count, case.needed.count
-    if case.part not in ("scores", "value") or claimed == needed:
+    if case.part not in ("scores", "value") or same(claimed, needed):
         return None
     words = f"{number(claimed)} head{'' if claimed == 1 else 's'} where there are {number(needed)}"
     return Mistake("heads per GPU miscounted", claimed / needed, words), case.attended(count=needed)
@@ -270,6 +270,8 @@ def explain(case: Case) -> tuple[tuple[Mistake, ...], str]:
     """
     found: list[Mistake] = []
     remark = ""
+    if case.needed.flops and _like(case.claimed, case.needed) and same(case.claimed.count, case.needed.count):
+        return (), ""
     for rule in RULES:
         hit = rule(case)
         if hit is None:
