@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from math import isfinite
 from typing import Any
 
 from planner.check.findings import Finding
@@ -18,8 +18,9 @@ from planner.plan import choice_to_dict
 from planner.problem import Problem, problem_to_dict
 from planner.solve.answer import Limits, Optimum
 from planner.solve.decisions import Decision, DecisionValue, decision_tables
-from planner.solve.objective import Name
+from planner.solve.objective import NO_CAPS, TIE_RULE, Caps, Name
 from planner.solve.optimum import SpaceSearch
+from planner.solve.relaxation import relaxation
 from search_spaces.space import SearchSpace
 from search_spaces.stages import Choice
 
@@ -99,6 +100,7 @@ class Result:
     infeasibility: Infeasibility | None
     seed: int
     interrupted: bool = False
+    caps: Caps = NO_CAPS
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready data (`planner.result/1`), without times or host facts."""
@@ -106,10 +108,12 @@ class Result:
         space = {
             "size": self.space_size, "priced": counts.priced, "branches": counts.branches, "iterations": counts.iterations,
             "cuts": counts.cuts, "dropped": dict(sorted(counts.dropped.items())), "rules": list(self.problem.restrictions),
+            "ties": TIE_RULE,
         }  # fmt: skip
         objective = {"name": self.objective, "value": self.value, "bound": self.bound, "gap": self.gap}
         return {
-            "schema": SCHEMA, "status": self.status, "objective": objective, "space": space,
+            "schema": SCHEMA, "status": self.status, "objective": objective,
+            "constraints": constraints(self.caps), "space": space,
             "problem": problem_to_dict(self.problem),
             "plan": plan_dict(self.choice, self.problem), "evaluation": self.evaluation.to_dict() if self.evaluation else None,
             "alternatives": [
@@ -123,6 +127,14 @@ class Result:
             "infeasibility": asdict(self.infeasibility) if self.infeasibility else None,
             "interrupted": self.interrupted, "versions": versions(), "seed": self.seed,
         }  # fmt: skip
+
+
+def constraints(caps: Caps) -> dict[str, float | None]:
+    """What a plan may not exceed as JSON-ready data, None where nothing is asked."""
+    asked = {
+        "max_latency_ms": caps.latency_s * 1e3, "max_memory_gb": caps.memory_bytes / 1e9, "gpus_at_most": caps.gpus,
+    }  # fmt: skip
+    return {name: round(most, 9) if isfinite(most) else None for name, most in asked.items()}
 
 
 def plan_dict(choice: Choice | None, problem: Problem) -> dict[str, Any] | None:
@@ -186,18 +198,18 @@ def search(
     optimum = asked.run(progress=progress)
     size = str(problem.space.size())
     if optimum.choice is None:
-        reason = infeasibility(problem, env, optimum, objective, limits) if optimum.complete else None
+        reason = infeasibility(problem, asked, optimum) if optimum.complete else None
         status = "infeasible" if optimum.complete else "timeout"
         return Result(
             problem, objective, status, None, None, None, size, optimum, None, None, (), (), (), None, reason, limits.seed,
-            optimum.interrupted,
+            optimum.interrupted, limits.caps,
         )  # fmt: skip
     value, bound = in_unit(problem, objective, optimum.value), in_unit(problem, objective, optimum.bound)
     gap = abs(bound - value) / abs(value)
     status = "optimal" if optimum.complete and gap <= 1e-6 else "feasible"
     plain = Result(
         problem, objective, status, value, bound, gap, size, optimum, optimum.choice,
-        evaluate(env, problem.sizes, optimum.choice), (), (), (), None, None, limits.seed, optimum.interrupted,
+        evaluate(env, problem.sizes, optimum.choice), (), (), (), None, None, limits.seed, optimum.interrupted, limits.caps,
     )  # fmt: skip
     if not details or optimum.interrupted or time.monotonic() - start > limits.seconds:
         return replace(plain, alternatives=alternatives(asked, problem, optimum, top))
@@ -247,7 +259,7 @@ def unrestricted(
 
 
 def hand_designed(problem: Problem, env: Setting, name: str, best: float, objective: Name, limits: Limits) -> HandDesigned:
-    """The three readings of a hand-designed plan."""
+    """The three readings of a hand-designed plan; what its author wrote is read without the caps."""
     space = problem.plans[name]
     written = space if space.micro_batches is not None else replace(space, micro_batches=(1,))
     completion = SpaceSearch(env, space, objective, limits).run()
@@ -260,7 +272,8 @@ def hand_designed(problem: Problem, env: Setting, name: str, best: float, object
     findings = () if completion.choice is None else check_choice(env, problem.sizes, completion.choice)
     ratio = None if completion.choice is None else completion.value / best
     return HandDesigned(
-        name, problem.plan_notes.get(name, ""), findings, _as_written(problem, env, written, objective, limits),
+        name, problem.plan_notes.get(name, ""), findings,
+        _as_written(problem, env, written, objective, replace(limits, caps=NO_CAPS)),
         _reading(problem, env, objective, fewest), _reading(problem, env, objective, completion), ratio,
     )  # fmt: skip
 
@@ -303,14 +316,8 @@ def decisions(asked: SpaceSearch, problem: Problem, optimum: Optimum) -> tuple[D
     return tuple(replace(d, values=tuple(told(v) for v in d.values)) for d in decision_tables(asked, optimum))
 
 
-def infeasibility(problem: Problem, env: Setting, optimum: Optimum, objective: Name, limits: Limits) -> Infeasibility:
-    """Which constraint leaves nothing, and the smallest change of GPU memory that would let a plan fit."""
-    lenient = SpaceSearch(env, problem.space, objective, limits, ignore_memory=True).run()
-    if lenient.choice is None:
-        return Infeasibility("the rules of the space", "leave more decisions open: no plan obeys its pins and rules", None)
-    excess = math.ceil(optimum.excess_bytes / 1e9) * 1e9  # whole gigabytes: memory is bought no finer
-    capacity = max(kind.memory_bytes for kind in problem.cluster.kinds.values())
-    more = SpaceSearch(env, problem.space, objective, limits, extra_memory=excess).run()
-    text = f"{(capacity + excess) / 1e9:.2f} GB of memory on each GPU ({excess / 1e9:.2f} GB more)"
-    then = in_unit(problem, objective, more.value) if more.choice is not None else None
-    return Infeasibility("memory of a GPU", text, then)
+def infeasibility(problem: Problem, asked: SpaceSearch, optimum: Optimum) -> Infeasibility:
+    """Which constraint leaves nothing, and the smallest change that would let a plan fit."""
+    found = relaxation(asked, optimum)
+    then = None if found.then is None else in_unit(problem, asked.objective, found.then)
+    return Infeasibility(found.constraint, found.change, then)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from planner.cli.output import Format
+from planner.errors import InputError
+
+if TYPE_CHECKING:
+    from planner.solve.objective import Caps
 
 Plan = Annotated[
     str,
@@ -24,3 +29,30 @@ Sets = Annotated[
 ]
 AsFormat = Annotated[Format, typer.Option("--format", help="How to write the answer.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
+MaxLatency = Annotated[
+    float | None,
+    typer.Option("--max-latency-ms", metavar="MS", help="Most latency: of the batch, or per output token.", show_default=False),
+]
+MaxMemory = Annotated[
+    float | None, typer.Option("--max-memory-gb", metavar="GB", help="Most memory used on a GPU.", show_default=False)
+]
+GpusAtMost = Annotated[
+    int | None, typer.Option("--gpus-at-most", metavar="N", help="Most GPUs used, over all replicas.", show_default=False)
+]
+
+
+def caps_of(max_latency_ms: float | None, max_memory_gb: float | None, gpus_at_most: int | None) -> Caps:
+    """The caps that the options ask for; raises `InputError` for one that is no number above 0."""
+    from planner.solve.objective import Caps
+
+    numbers = (("--max-latency-ms", max_latency_ms, "milliseconds"), ("--max-memory-gb", max_memory_gb, "GB"))
+    for option, value, unit in numbers:
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(option, value, f"a number of {unit} above 0")
+    if gpus_at_most is not None and gpus_at_most < 1:
+        raise InputError("--gpus-at-most", gpus_at_most, "a whole number of at least 1")
+    return Caps(
+        latency_s=math.inf if max_latency_ms is None else max_latency_ms / 1e3,
+        memory_bytes=math.inf if max_memory_gb is None else max_memory_gb * 1e9,
+        gpus=math.inf if gpus_at_most is None else gpus_at_most,
+    )

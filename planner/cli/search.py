@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from planner.cli.options import AsFormat, AsJson, Sets
+from planner.cli.options import AsFormat, AsJson, GpusAtMost, MaxLatency, MaxMemory, Sets, caps_of
 from planner.cli.output import Format, Progress, say, say_json
 from planner.errors import InputError
 
@@ -54,6 +54,9 @@ def search(
     time_limit: Annotated[
         float | None, typer.Option(metavar="S", help="Seconds after which the best plan so far is taken.", show_default=False)
     ] = None,
+    max_latency_ms: MaxLatency = None,
+    max_memory_gb: MaxMemory = None,
+    gpus_at_most: GpusAtMost = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, metavar="N", help="Seed of the solver.")] = 0,
     workers: Annotated[int, typer.Option(min=1, max=256, metavar="N", help="Threads of the solver.")] = 2,
     out: Annotated[
@@ -68,6 +71,7 @@ def search(
     """
     if time_limit is not None and not 0 < time_limit < math.inf:
         raise InputError("--time-limit", time_limit, "a number of seconds above 0")
+    caps = caps_of(max_latency_ms, max_memory_gb, gpus_at_most)
     parts = {"model": model, "cluster": cluster, "workload": workload, "space": space}
     problems = _problems(problem, all_, sets, parts)
     _check_folder(out)
@@ -76,7 +80,7 @@ def search(
     from planner.solve.preload import preload
 
     preload()
-    limits = Limits(seconds=time_limit or math.inf, workers=workers, seed=seed)
+    limits = Limits(seconds=time_limit or math.inf, workers=workers, seed=seed, caps=caps)
     as_json = json_ or format_ == Format.json
     answers: list[tuple[Result, float]] = []
     judged: list[JudgedProblem] = []

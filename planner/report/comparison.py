@@ -13,6 +13,7 @@ NOTE = (
     "over the best plan of the space, 1 or more."
 )
 NEVER = "no completion fits in memory"
+BEYOND = "no completion meets the limits"
 SOUND = "sound"
 
 
@@ -20,7 +21,8 @@ def hand_designed_blocks(result: Result) -> tuple[Block, ...]:
     """A row for each plan, then what was found wrong and how the best completion looks."""
     rows = [
         (hand.name, _written(hand.as_written, result), _fitting(hand.fewest_micro_batches, result),
-         _fitting(hand.best_completion, result), f"{hand.ratio_to_best:.3f}" if hand.ratio_to_best else "-", verdict(hand))
+         _fitting(hand.best_completion, result), f"{hand.ratio_to_best:.3f}" if hand.ratio_to_best else "-",
+         verdict(hand) if result.caps.none or hand.best_completion.choice is not None else BEYOND)
         for hand in result.hand_designed
     ]  # fmt: skip
     headers = ("plan", "as written", "fewest micro-batches", "best completion", "ratio", "verdict")
@@ -46,6 +48,8 @@ def _written(reading: PlanReading, result: Result) -> str:
 
 
 def _fitting(reading: PlanReading, result: Result) -> str:
+    if reading.choice is None and not result.caps.none:
+        return BEYOND
     if reading.choice is None:
         over = f", {gigabytes(reading.over_capacity_bytes)} GB over at least" if reading.over_capacity_bytes else ""
         return NEVER + over

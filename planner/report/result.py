@@ -23,6 +23,7 @@ from planner.report.findings import findings_blocks
 from planner.report.show import count, objective_value, plain, safe_name, seconds
 from planner.report.words import plan_words
 from planner.search import Result
+from planner.solve.objective import INF, TIE_RULE, Caps
 
 HEADLINE = "{name}: {value}, {status} (bound {bound}, gap {gap:.2g}), {used} of {devices} GPUs"
 INFEASIBLE = "{name}: infeasible: no plan of the space fits"
@@ -55,6 +56,8 @@ def markdown_report(result: Result) -> str:
 def headline(result: Result) -> str:
     """Problem, objective, status, bound and GPUs in one line."""
     name, sizes = plain(result.problem.name), result.problem.sizes
+    if result.choice is None and result.infeasibility is not None and not result.caps.none:
+        return f"{name}: infeasible: {result.infeasibility.constraint}"
     if result.choice is None or result.value is None or result.bound is None:
         return (TIMEOUT if result.status == "timeout" else INFEASIBLE).format(name=name)
     used = result.choice.replicas * sum(len(stage.devices) for stage in result.choice.stages)
@@ -142,7 +145,16 @@ def question(result: Result) -> str:
         f"{count(work.batch, 'sequence')} with {tokens}, on {cluster.name} ({count(cluster.size, 'GPU')}). "
         f"Objective: {OBJECTIVES[result.objective][work.phase]}."
     )
+    text += "" if result.caps.none else f" {limits_text(result.caps)}"
     return text + (f" Transcribed from {problem.source}." if problem.source else "")
+
+
+def limits_text(caps: Caps) -> str:
+    """What a plan may not exceed, in one sentence."""
+    parts = [f"latency {seconds(caps.latency_s)}"] if caps.latency_s < INF else []
+    parts += [f"{caps.memory_bytes / 1e9:g} GB on each GPU"] if caps.memory_bytes < INF else []
+    parts += [count(int(caps.gpus), "GPU")] if caps.gpus < INF else []
+    return f"At most: {', '.join(parts)}." if parts else "No limits."
 
 
 def space_blocks(result: Result) -> tuple[Block, ...]:
@@ -156,7 +168,7 @@ def space_blocks(result: Result) -> tuple[Block, ...]:
     ]
     dropped = ", ".join(f"{number:,} x {reason}" for reason, number in sorted(counts.dropped.items()))
     lines += [f"Settled without a CP-SAT model: {dropped}."] if dropped else []
-    return *(Text(line) for line in lines), Text(RULES), Bullets(result.problem.restrictions)
+    return *(Text(line) for line in lines), Text(RULES), Bullets(result.problem.restrictions), Text(f"Ties: {TIE_RULE}.")
 
 
 def draw_command(problem: Problem, ref: str | None) -> str:
