@@ -94,7 +94,8 @@ def _across(dot: DotGraph, operators: Sequence[Operator]) -> Iterator[Finding]:
     for edge in dot.edges:
         source, target = known[edge.source], known[edge.target]
         if source.own or target.own:
-            yield from _own_edge(source, target)
+            waits = edge.attributes.get("style") == "dashed" or edge.attributes.get("kind", "data") != "data"
+            yield from () if waits else _own_edge(source, target)
         else:
             yield from _foreign_edge(edge, source, target)
 

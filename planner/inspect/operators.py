@@ -49,9 +49,9 @@ ATTENTION = re.compile(r"(\d+) x (\d+) heads \((\d+) KV\), (\d+) x (\d+), dims (
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """A node as an operator. `groups` are the sets of GPUs that it names (the ends of a transfer, the groups of a
-    collective), `framed` the GPUs of the frame around it. `seconds` are those that our own file states. `missing` says
-    what could not be read, `wrong` where the node contradicts itself (code, what, found, expected).
+    """A node as an operator. `groups` are the sets of GPUs that it names: the two ends where it is a `transfer`, else the
+    groups of a collective. `framed` are the GPUs of the frame around it. `seconds` are those that our own file states.
+    `missing` says what could not be read, `wrong` where the node contradicts itself (code, what, found, expected).
     """
 
     id: str
@@ -60,6 +60,7 @@ class Operator:
     kind: str
     devices: tuple[int, ...] = ()
     groups: Groups = ()
+    transfer: bool = False
     framed: tuple[int, ...] = ()
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
@@ -112,8 +113,8 @@ def _own_operator(node: DotNode, source: str) -> Operator:
     )
     seconds = _number(given.get("seconds"))
     return Operator(
-        name, own.name, node.line, own.kind.value, own.devices, groups, (), inputs, outputs, product, own.attention,
-        own.bytes, own.flops, seconds, own.dtype, own=True,
+        name, own.name, node.line, own.kind.value, own.devices, groups, own.transfer is not None, (), inputs, outputs, product,
+        own.attention, own.bytes, own.flops, seconds, own.dtype, own=True,
     )  # fmt: skip
 
 
@@ -132,6 +133,7 @@ class _Words:
 
     kind: str
     groups: Groups
+    listed: bool
     two_ends: bool
     every: bool
     shapes: Shapes
@@ -171,9 +173,10 @@ class _Reader:
         missing = self._missing(node, kind, devices, every, said, known, moved)
         seconds = _number(given.get("seconds")) if own else None
         return Operator(
-            node.id, lines[0] if lines else node.id, node.line, kind, devices, groups, framed, known.inputs, known.outputs,
-            known.product, said.attention, moved, _number(given.get("flops")), seconds, said.dtype, own,
-            known.assumed, missing if seconds is None else (), known.wrong,
+            node.id, lines[0] if lines else node.id, node.line, kind, devices, groups,
+            kind == Kind.SEND and not said.listed and _apart(groups), framed, known.inputs, known.outputs, known.product,
+            said.attention, moved, _number(given.get("flops")), seconds, said.dtype, own, known.assumed,
+            missing if seconds is None else (), known.wrong,
         )  # fmt: skip
 
     def everywhere(self, found: list[Operator]) -> tuple[Operator, ...]:
@@ -199,7 +202,9 @@ class _Reader:
             two_ends, every = any(map(names_two_ends, lines)), any(map(names_every_gpu, lines))
             kind = kind_of(lines[0]) if lines else ""
             shapes = shapes_in([line for line in lines if not ATTENTION.search(line)])
-            self._words[lines] = _Words(kind, groups, two_ends, every, shapes, bytes_in(text), dtype_in(text), attention)
+            self._words[lines] = _Words(
+                kind, groups, "|" in text, two_ends, every, shapes, bytes_in(text), dtype_in(text), attention
+            )
         return self._words[lines]
 
     def _places(self, given: Mapping[str, str], said: _Words, name: str, kind: str) -> Groups:
@@ -247,6 +252,11 @@ class _Reader:
         if kind in ELEMENTWISE | MOVES and moved is None and not (known.inputs or known.outputs):
             found.append("its bytes, or a shape")
         return (*found, *known.unread)
+
+
+def _apart(groups: Groups) -> bool:
+    """Whether groups can be the two ends of a transfer."""
+    return len(groups) == 2 and not set(groups[0]) & set(groups[1])
 
 
 def _product(given: Mapping[str, str]) -> Product | None:

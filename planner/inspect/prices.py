@@ -122,7 +122,7 @@ def _collective(name: str, operator: Operator, site: _Site) -> tuple[Price | Non
         seconds = site.pricer.collectives.time(BROADCAST, moved, group_shape(site.cluster, groups))
         return Price(float(seconds), PRICED), []
     node = Node(name, operator.title, Kind(operator.kind), "", 0, None, 0, ranks, bytes=moved, family=groups)
-    if operator.kind == Kind.SEND and len(groups) == 2 and not set(groups[0]) & set(groups[1]):
+    if operator.transfer:
         node = replace(node, transfer=Transfer(groups[0], groups[1], moved, moved))
     return None, [node]
 

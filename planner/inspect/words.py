@@ -64,7 +64,7 @@ _COUNTED = r"(?<!per )(?<!num )(?<!num_)(?<!of )"  # behind these words stands h
 _DEVICE = re.compile(rf"(?<![a-z\-]){_COUNTED}({_WORD})(?:[ _]?ids?)?\s*[-_:=#]{{0,2}}\s*[\[({{]?\s*({_LIST})", re.IGNORECASE)
 _EVERY = re.compile(rf"(?<![a-z])(?:all|every|each)\s+(?:\d{{1,9}}\s+)?{_WORD}(?![a-z])", re.IGNORECASE)
 _PART = re.compile(r"(\d{1,9})(?:\s*(?:(?:-|–|\.\.+)\s*(?:gpu|device|rank)?|to)\s*(\d{1,9}))?", re.IGNORECASE)
-_FROM_TO = re.compile(rf"{_WORD}\s*\d{{1,9}}\s*(?:to|->|→)\s*{_WORD}\s*\d", re.IGNORECASE)
+_FROM_TO = re.compile(rf"{_WORD}\s*[-_:=#]?\s*\d[\d,\- ]{{0,100}}(?:to|->|→)\s*{_WORD}\s*[-_:=#]?\s*\d", re.IGNORECASE)
 _AMOUNT = re.compile(r"(?<![\w.])(\d{1,15}(?:\.\d{1,9})?)\s*([KMGT]i?B|B|bytes)(?![\w/])", re.IGNORECASE)
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2.0**10, "mi": 2.0**20, "gi": 2.0**30, "ti": 2.0**40}
 _DTYPE = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(DTYPE_BITS)})(?![a-z0-9])", re.IGNORECASE)
