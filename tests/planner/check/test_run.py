@@ -10,7 +10,8 @@ from hypothesis import assume, given, settings
 
 from planner.check.findings import errors
 from planner.check.reference import ffn as reference
-from planner.check.run import report, run_choice
+from planner.check.run import run_choice, worlds
+from planner.check.run.isomorphic import difference
 from planner.check.run.moe import serving
 from planner.check.run.split import Split
 from planner.check.run.twin import Twin, cut_micro_batches, kept_layers, twin_of
@@ -77,7 +78,7 @@ def test_the_twin_has_the_graph_of_the_plan(case):
     full = expand(case.model, case.workload, case.sizes, case.choice, layers=kept_layers(case.model, case.choice),
                   micro_batches=cut_micro_batches(case.choice))  # fmt: skip
     small = expand(twin.model, twin.workload, twin.sizes, twin.choice)
-    assert report.difference(full, small, twin) == ""
+    assert difference(full, small, twin) == ""
     assert len(full.nodes) == len(small.nodes) and len(full.edges) == len(small.edges)
 
 
@@ -85,10 +86,10 @@ def test_a_graph_of_another_shape_is_told_apart():
     case = plan()
     twin = twin_case(case)
     small = expand(twin.model, twin.workload, twin.sizes, twin.choice)
-    assert report.difference(small, small, twin) == ""
-    assert report.difference(small, Graph(small.nodes[:-1], small.edges), twin) == small.nodes[-1].id
+    assert difference(small, small, twin) == ""
+    assert difference(small, Graph(small.nodes[:-1], small.edges), twin) == small.nodes[-1].id
     lost = small.edges[5]
-    assert report.difference(small, Graph(small.nodes, small.edges[:5] + small.edges[6:]), twin).startswith(lost.src)
+    assert difference(small, Graph(small.nodes, small.edges[:5] + small.edges[6:]), twin).startswith(lost.src)
 
 
 @settings(max_examples=60)
@@ -133,7 +134,7 @@ def test_the_twin_keeps_what_shrinking_must_not_destroy(case):
 def test_sequences_differ_in_length_and_begin_anywhere():
     case = plan(workload=PREFILL)
     twin = twin_case(case)
-    tokens = report.make_tokens(twin, np.random.default_rng(0))
+    tokens = worlds.make_tokens(twin, np.random.default_rng(0))
     assert len(set(tokens.valid.sum(axis=1))) > 1
     assert len(set(tokens.positions[:, 0])) > 1
 
@@ -143,8 +144,8 @@ def test_sequences_differ_in_length_and_begin_anywhere():
 def test_forced_routes_give_every_expert_and_replica_tokens(form, workload):
     case = plan(MIXED, AttentionPartition(4), workload, experts=ExpertPlacement(form, 2, placement=REPLICATED))
     twin = twin_case(case)
-    world = report.make_world(twin)
-    forced = report.make_world(twin, report.forced_routes(twin, world.length))
+    world = worlds.make_world(twin)
+    forced = worlds.make_world(twin, worlds.forced_routes(twin, world.length))
     for layer in range(len(twin.model.layers)):
         for micro in range(twin.choice.micro_batches):
             served = _served(forced, layer, micro)
@@ -165,7 +166,7 @@ def _served(world: World, layer: int, micro: int) -> dict[tuple[int, int], int]:
 @pytest.mark.parametrize("name", ["mixtral-8x7b", "deepseek-v3", "gpt-oss-20b", "qwen3-30b-a3b"])
 def test_no_token_is_near_a_tie_between_experts(name):
     twin = _whole_model(name)
-    world = report.make_world(twin)
+    world = worlds.make_world(twin)
     margins = [_margin(world, i, layer.ffn) for i, layer in enumerate(twin.model.layers) if layer.ffn.kind == "moe"]
     assert margins and min(margins) > MARGIN
 
@@ -200,7 +201,7 @@ def _whole_model(name: str) -> Twin:
 def test_scores_are_far_from_uniform(name):
     """The standard deviation of what goes into the softmax: a wrong scale or a missing sum shows."""
     twin = _whole_model(name)
-    world = report.make_world(twin)
+    world = worlds.make_world(twin)
     for index in range(len(twin.model.layers)):
         scores = world.trace.values[index, "attention.scores"]
         assert 1.0 <= np.std(scores) <= 3.0
