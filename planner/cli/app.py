@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from planner.cli.batch import batch, results
 from planner.cli.catalogs import list_, show
 from planner.cli.comparison import compare, explain
 from planner.cli.inspection import inspect
@@ -34,6 +35,8 @@ app.command("compare")(compare)
 app.command("explain")(explain)
 app.command("dag")(dag)
 app.command("inspect")(inspect)
+app.command("batch")(batch)
+app.command("results")(results)
 app.command("list")(list_)
 app.command("show")(show)
 

@@ -1,0 +1,20 @@
+"""The serial engine: this process, one problem after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from planner.batch.engines.engine import Task
+from planner.batch.work import Outcome, solve
+
+
+class SerialEngine:
+    """Solves problems in this process."""
+
+    name = "serial"
+
+    def run(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
+        """See `Engine`."""
+        for task in tasks:
+            for asked in task:
+                yield solve(asked)

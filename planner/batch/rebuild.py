@@ -1,0 +1,36 @@
+"""Making the index of a store anew from its folders."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from planner.batch.folders import RUNS
+from planner.batch.index import NAME, BrokenIndexError, Index
+from planner.batch.lease import Owner
+from planner.errors import InputError
+
+
+def open_for_writing(root: Path, owner: Owner) -> tuple[Index, list[str] | None]:
+    """The index for writing; a broken or missing one is made anew, and then what was wrong with the folders is told."""
+    fresh = not (root / NAME).exists()
+    wrong: list[str] = []
+    try:
+        index = Index(root)
+    except BrokenIndexError as error:
+        wrong.append(str(error))
+        for name in (NAME, f"{NAME}-journal"):
+            with contextlib.suppress(FileNotFoundError):
+                (root / name).rename(owner.workspace / name)
+        index, fresh = Index(root), True
+    return index, [*wrong, *index.rebuild()] if fresh else None
+
+
+def rebuild(root: Path) -> list[str]:
+    """Read every run folder again; returns what was wrong with those that were left out."""
+    if not (root / RUNS).is_dir():
+        raise InputError("folder", str(root), "a folder that holds a batch")
+    with Owner(root) as owner:
+        index, wrong = open_for_writing(root, owner)
+        with index:
+            return index.rebuild() if wrong is None else wrong
