@@ -21,6 +21,9 @@ WHOLE_MODEL = 2_000
 FEW_LAYERS = 8
 """Layers up to which a drawing of the communication holds every layer."""
 
+MOST_NODES = 50_000
+"""Nodes up to which a whole graph is written: some 40 MB of DOT."""
+
 
 @dataclass(frozen=True)
 class Priced:
@@ -53,6 +56,39 @@ class Drawer:
 
         priced = self.priced(view, layer)
         return {"part": priced.part, **dag_json(priced.graph, priced.seconds, priced.path)}
+
+    def full(self, layer: int | None = None, micro_batches: int | None = None, as_json: bool = False) -> str | dict[str, Any]:
+        """The graph with all that is known of it, as DOT or JSON: every layer and micro-batch unless fewer are asked for."""
+        from planner.export.dag_json import dag_json
+        from planner.export.full import full_dot
+
+        priced = self._whole(layer, micro_batches)
+        if as_json:
+            return {"part": priced.part, **dag_json(priced.graph, priced.seconds, priced.path)}
+        return full_dot(priced.graph, priced.seconds, f"{self.chosen.problem.name}:{self.chosen.name}, full: {priced.part}")
+
+    def _whole(self, layer: int | None, micro_batches: int | None) -> Priced:
+        """The graph of all layers, or of one, and its first micro-batches. Raises `InputError` where it would be too large."""
+        from planner.evaluate.expanded import longest_path, price_graph
+        from planner.graph.expand import expand
+
+        chosen, problem, every = self.chosen, self.chosen.problem, self.chosen.choice.micro_batches
+        layers = range(len(self.layers)) if layer is None else (self._layer("layer", layer),)
+        count = every if micro_batches is None else min(micro_batches, every)
+
+        def grown(number: int) -> Graph:
+            return expand(
+                problem.model, problem.workload, problem.sizes, chosen.choice,
+                layers=layers, micro_batches=number, ends=layer is None,
+            )  # fmt: skip
+
+        one = grown(1)
+        most = max(MOST_NODES // len(one.nodes), 1)
+        if count > most:
+            raise InputError("--micro-batches", count, f"1 to {most}: one has {len(one.nodes):,} nodes (or give --layer)")
+        graph = one if count == 1 else grown(count)
+        seconds = price_graph(chosen.env, graph)
+        return Priced(graph, seconds, longest_path(graph, seconds).path, self._words(tuple(layers), count))
 
     def views(self) -> list[View]:
         """The views that apply to the plan's model."""
@@ -113,13 +149,14 @@ class Drawer:
             self._parts[layers, ends] = Priced(graph, seconds, path, self._words(layers))
         return self._parts[layers, ends]
 
-    def _words(self, layers: tuple[int, ...]) -> str:
+    def _words(self, layers: tuple[int, ...], micro_batches: int = 1) -> str:
         total, choice = len(self.layers), self.chosen.choice
         shown = f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} of {total} layers"
         if len(layers) == total:
             shown = "all layers"
         copies = f", one of {choice.replicas} replicas" if choice.replicas > 1 else ""
-        return f"{shown}, one of {choice.micro_batches} micro-batches{copies}"
+        some = "one" if micro_batches == 1 else str(micro_batches)
+        return f"{shown}, {some} of {choice.micro_batches} micro-batches{copies}"
 
 
 def drawings(chosen: Chosen) -> dict[str, tuple[str, bytes]]:

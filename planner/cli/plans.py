@@ -6,7 +6,7 @@ import json
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -16,6 +16,7 @@ from planner.errors import InputError
 
 if TYPE_CHECKING:
     from planner.api import Chosen
+    from planner.export.views import View as Picture
 
 
 def evaluate(plan: Plan, sets: Sets = [], format_: AsFormat = Format.table, json_: AsJson = False) -> int:  # noqa: B006
@@ -101,6 +102,7 @@ class View(StrEnum):
     mlp = "mlp"
     moe = "moe"
     communication = "communication"
+    full = "full"
 
 
 class Drawing(StrEnum):
@@ -113,9 +115,14 @@ class Drawing(StrEnum):
 
 def dag(
     plan: Plan,
-    view: Annotated[View, typer.Option(help="The part that is drawn.")] = View.layer,
+    view: Annotated[
+        View, typer.Option(help="The part that is drawn; full is no drawing: every node, to be read back.")
+    ] = View.layer,
     layer: Annotated[
         int | None, typer.Option(metavar="N", help="The layer that is drawn.", show_default="the first that has the view")
+    ] = None,
+    micro_batches: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="The first N, of the full view.", show_default="all")
     ] = None,
     as_: Annotated[Drawing | None, typer.Option("--as", help="The format.", show_default="as FILE ends, else dot")] = None,
     out: Annotated[
@@ -131,15 +138,22 @@ def dag(
     form = as_ or (Drawing(ending) if ending else Drawing.dot)
     if out is not None and not out.absolute().parent.is_dir():
         raise InputError("--output", str(out), "a file in a folder that exists")
+    if view == View.full and form == Drawing.svg:
+        raise InputError("--as", form.value, "dot or json: the full view is no drawing")
+    if view != View.full and micro_batches is not None:
+        raise InputError("--micro-batches", micro_batches, "--view full: drawings show one micro-batch")
     from planner.cli.drawing import Drawer
     from planner.files import write_bytes_atomic
 
     chosen = _chosen(plan, sets)
     drawer = Drawer(chosen)
-    if form == Drawing.json:
-        text = json.dumps(drawer.json(view.value, layer), indent=1, ensure_ascii=False)
+    if view == View.full:
+        whole = drawer.full(layer, micro_batches, as_json=form == Drawing.json)
+        text = whole if isinstance(whole, str) else json.dumps(whole, indent=1, ensure_ascii=False)
+    elif form == Drawing.json:
+        text = json.dumps(drawer.json(cast("Picture", view.value), layer), indent=1, ensure_ascii=False)
     else:
-        text = drawer.dot(view.value, layer)
+        text = drawer.dot(cast("Picture", view.value), layer)
     if form == Drawing.svg:
         from planner.export.dot import dag_svg
 

@@ -55,7 +55,7 @@ class Arrows:
         if self.order is not None:
             return ()
         found = find_circle({str(index): map(str, sources) for index, sources in enumerate(self.before)})
-        return tuple(int(name) for name in reversed(found)) or ()
+        return tuple(map(int, found))
 
     def reached(self, starts: Sequence[int]) -> frozenset[int]:
         """The nodes on any path from `starts`, these included."""

@@ -29,7 +29,7 @@ _KINDS: tuple[tuple[str, str], ...] = (
     (Kind.SEND, r"sends?|recv|receives?|p2p|transfers?|hand ?over|send ?recv"),
     (SOFTMAX, r"softmax"),
     (Kind.GROUPED, r"grouped (matmul|gemm)"),
-    (Kind.MATMUL, r"mat ?muls?|gemm|b?mm|linear|([qkvo]|up|down|gate)? ?proj|projections?|fc ?\d*|dense|qkv|scores|q k t?"),
+    (Kind.MATMUL, r"mat ?muls?|gemm|b?mm|linear|([qkvo]|up|down|gate)? ?proj|projections?|fc ?\d*|dense|scores|q k t?"),
     (NORM, r"(layer|rms|batch|pre|post)? ?norm|layernorm|rmsnorm|ln ?\d*"),
     (ADD, r"residuals?|add|adds|residual add|res add"),
     (ACTIVATION, r"gelu|relu|silu|swish|swiglu|geglu|glu|activations?|act|tanh|sigmoid"),
