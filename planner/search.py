@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
@@ -186,15 +186,10 @@ def search(
     `details` adds the decision tables, the hand-designed plans and the unrestricted optimum. Raises `InputError` for wrong
     input only: a problem that nothing fits has status `infeasible`.
     """
-    env = setting(problem.model, problem.workload, problem.cluster)
-    if problem.cluster.size > MOST_GPUS:
-        raise InputError("cluster", f"{problem.cluster.size} GPUs", f"at most {MOST_GPUS} GPUs in a search, for now")
-    free = [kind.name for kind in problem.cluster.kinds.values() if kind.price_per_hour <= 0]
-    if objective == "cost" and free:
-        raise InputError(f"cluster: price_per_hour of {free[0]}", 0, "a price above 0 dollars, to search for the least cost")
     limits = limits or Limits()
     start = time.monotonic()
-    asked = SpaceSearch(env, problem.space, objective, limits)
+    asked = priced_space(problem, (objective,), limits)
+    env = asked.env
     optimum = asked.run(progress=progress)
     size = str(problem.space.size())
     if optimum.choice is None:
@@ -217,6 +212,17 @@ def search(
         return _detailed(plain, asked, top, limits, progress)
     except KeyboardInterrupt:
         return replace(plain, interrupted=True)
+
+
+def priced_space(problem: Problem, objectives: Sequence[Name], limits: Limits) -> SpaceSearch:
+    """The space of a problem, priced, to be asked for the first objective; raises `InputError` where one has no meaning."""
+    if problem.cluster.size > MOST_GPUS:
+        raise InputError("cluster", f"{problem.cluster.size} GPUs", f"at most {MOST_GPUS} GPUs in a search, for now")
+    free = [kind.name for kind in problem.cluster.kinds.values() if kind.price_per_hour <= 0]
+    if "cost" in objectives and free:
+        raise InputError(f"cluster: price_per_hour of {free[0]}", 0, "a price above 0 dollars, to search for the least cost")
+    env = setting(problem.model, problem.workload, problem.cluster)
+    return SpaceSearch(env, problem.space, objectives[0], limits)
 
 
 def _detailed(plain: Result, asked: SpaceSearch, top: int, limits: Limits, progress: Progress | None) -> Result:

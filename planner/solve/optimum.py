@@ -152,7 +152,9 @@ class SpaceSearch:
                 found.append(apart)
                 best = min(best, apart.least)
         if not found:
-            return Optimum(None, np.inf, np.inf, complete, counts, self._excess(branches), interrupted)
+            excess = self._excess(branches) if np.isinf(cutoff) else np.inf  # else plans fit, but none below the cutoff
+            return Optimum(None, np.inf, np.inf, complete, counts, excess, interrupted)
+        best = min(candidate.least for candidate in found)  # not the cutoff, which a tie may exceed
         chosen = self._preferred(found, best)
         proven = self._prove(opened, chosen, best, counts) if prove else best
         bound = min([proven, chosen.value, *bounds])
