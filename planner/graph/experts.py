@@ -51,8 +51,8 @@ def expert_classes(
     return tuple(dict.fromkeys(classes)) if distinct else classes
 
 
-def expert_spread(ffn: Ffn, placement: ExpertPlacement, ways: int, load: Load) -> float:
-    """Expected number of expert groups that one token goes to.
+def expert_reach(ffn: Ffn, placement: ExpertPlacement, ways: int, load: Load) -> tuple[float, float]:
+    """Expected number of expert groups that one token goes to, and the chance that it goes to the one that gets most.
 
     Equal loads: a token's k experts are a uniform draw without repetition, so a group of n experts is missed with
     probability C(E - n, k) / C(E, k). Unequal loads: k independent draws (assumed, slightly high).
@@ -66,20 +66,21 @@ def expert_spread(ffn: Ffn, placement: ExpertPlacement, ways: int, load: Load) -
             held[group] = held.get(group, 0.0) + weights[expert] / total / len(groups)
             counts[group] = counts.get(group, 0) + 1
     if load or placement.placement:
-        return sum(1.0 - (1.0 - min(share, 1.0)) ** ffn.top_k for share in held.values())
-    missed = 0.0
+        found = [1.0 - (1.0 - min(share, 1.0)) ** ffn.top_k for share in held.values()]
+        return sum(found), max(found)
+    missed, least = 0.0, 1.0
     for count in counts.values():
         miss = 1.0
         for i in range(ffn.top_k):
             miss *= max(ffn.experts - count - i, 0) / (ffn.experts - i)
-        missed += miss
-    return len(counts) - missed
+        missed, least = missed + miss, min(least, miss)
+    return len(counts) - missed, 1.0 - least
 
 
 @dataclass(frozen=True, slots=True)
 class MoeTable:
     """Placements as columns, one entry per class of expert group; `owner` is the placement of each entry, `first` the
-    place of the first GPU of its class in the stage.
+    place of the first GPU of its class in the stage. `spread` and `reach` are those of the whole placement (see `MoeRows`).
     """
 
     owner: Ints
@@ -88,14 +89,16 @@ class MoeTable:
     experts: Ints
     first: Ints
     spread: NDArray[np.float64]
+    reach: NDArray[np.float64]
     shares: NDArray[np.float64]
 
 
 def moe_table(ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], load: Load) -> MoeTable:
     """(placement, GPUs that hold experts) pairs as columns; `shares` has shape [entries, most experts], zero-padded."""
-    owners, ways, tensor, experts, first, spread, shares = [], [], [], [], [], [], []
+    owners, ways, tensor, experts, first, shares = [], [], [], [], [], []
+    spread, most = [], []
     for owner, (placement, expert_ways) in enumerate(placements):
-        reach = expert_spread(ffn, placement, expert_ways, load)
+        groups, chance = expert_reach(ffn, placement, expert_ways, load)
         every = expert_classes(ffn, placement, expert_ways, load, distinct=False)
         for found in dict.fromkeys(every):
             owners.append(owner)
@@ -103,12 +106,14 @@ def moe_table(ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], load:
             tensor.append(placement.tensor_ways)
             experts.append(found.experts)
             first.append(every.index(found) * placement.tensor_ways)
-            spread.append(reach)
+            spread.append(groups)
+            most.append(chance)
             shares.append(found.shares)
     width = max((len(s) for s in shares), default=0)
     padded = np.array([s + (0.0,) * (width - len(s)) for s in shares]).reshape(len(shares), width)
     ints = [np.asarray(column, dtype=np.int64) for column in (owners, ways, tensor, experts, first)]
-    return MoeTable(ints[0], ints[1], ints[2], ints[3], ints[4], np.asarray(spread, dtype=np.float64), padded)
+    reached = (np.asarray(column, dtype=np.float64) for column in (spread, most))
+    return MoeTable(ints[0], ints[1], ints[2], ints[3], ints[4], *reached, padded)
 
 
 def moe_rows(table: MoeTable, entry: Ints, tokens: Ints, ways: Ints, residual_shards: Ints, top_k: int) -> MoeRows:
@@ -125,7 +130,7 @@ def moe_rows(table: MoeTable, entry: Ints, tokens: Ints, ways: Ints, residual_sh
     routed, active = routed[inverse], active[inverse]
     zero = np.zeros_like(entry)
     return MoeRows(tokens, ways, residual_shards, table.expert_ways[entry], table.tensor_ways[entry], table.experts[entry],
-                   active, routed, table.spread[entry], zero, zero, table.first[entry])  # fmt: skip
+                   active, routed, table.spread[entry], table.reach[entry], zero, zero, table.first[entry])  # fmt: skip
 
 
 def moe_device_rows(

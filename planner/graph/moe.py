@@ -161,9 +161,12 @@ def _experts(ctx: RoleContext, layer: Layer, rows: MoeRows, inputs: tuple[str, .
 
 
 def _sent_bytes(ctx: RoleContext, rows: MoeRows, own: Ints) -> Floats:
-    """Bytes one GPU holds for dispatch: each token goes once to every expert group it needs, to all its tensor ways."""
-    copies = np.ceil(own * rows.spread) * rows.tensor_ways
-    return copies * ctx.tensor("", 1, ctx.model.hidden).bytes
+    """Bytes the busiest GPU holds for dispatch: each token goes once to every expert group it needs, to all its tensor ways.
+
+    That is a GPU that sends its own tokens, or one of the group that gets most: the exchange ends when the last one is done.
+    """
+    copies = np.maximum(np.ceil(own * rows.spread) * rows.tensor_ways, np.ceil(np.round(rows.tokens * rows.reach, 6)))
+    return np.asarray(copies * ctx.tensor("", 1, ctx.model.hidden).bytes)
 
 
 def _finish(ctx: RoleContext, layer: Layer, rows: MoeRows, residual: Tensor, own: Ints, returned: Tensor) -> list[Op]:

@@ -226,9 +226,8 @@ def _random_exchange(packing: Packing, cost: Cost, rng: np.random.Generator) -> 
     layers, groups, slots = packing.slots.shape
     row = np.arange(layers)
     ranked = np.argsort(-cost(packing.sums), axis=1)
-    one = np.asarray(ranked[row, rng.integers(0, max(1, groups // 4), layers)], dtype=np.int64)
-    other = rng.integers(0, groups, layers)
-    mine, theirs = rng.integers(0, slots, layers), rng.integers(0, slots, layers)
+    one = ranked[row, rng.integers(0, max(1, groups // 4), (layers,))]
+    other, mine, theirs = (rng.integers(0, high, (layers,)) for high in (groups, slots, slots))
     gone, come = packing.slots[row, one, mine], packing.slots[row, other, theirs]
     legal = (one != other) & ~packing.held[row, gone, other] & ~packing.held[row, come, one]
     at = np.nonzero(legal)[0]
