@@ -1,6 +1,6 @@
 """Finds the provably fastest parallel deployment of a large language model on a GPU cluster.
 
-The public names are `load_problem`, `load_plan`, `library_names`, `search`, `evaluate`, `validate`, `compare`,
+The public names are `load_problem`, `load_plan`, `library_names`, `search`, `pareto`, `evaluate`, `validate`, `compare`,
 `explain`, `build_graph` and the errors. They are loaded at first use, so that importing this package costs nothing.
 """
 
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from planner.api import Chosen, NoPlanError, build_graph, choose, evaluate, search, validate
     from planner.errors import InputError, PlannerError
+    from planner.front import pareto
     from planner.insight.compare import compare
     from planner.insight.explain import explain
     from planner.problem import Problem, library_names, load_plan, load_problem
 
 __all__ = [
     "Chosen", "InputError", "NoPlanError", "PlannerError", "Problem", "build_graph", "choose", "compare", "evaluate",
-    "explain", "library_names", "load_plan", "load_problem", "search", "validate",
+    "explain", "library_names", "load_plan", "load_problem", "pareto", "search", "validate",
 ]  # fmt: skip
 _ERRORS = {"InputError", "PlannerError"}
 _PROBLEMS = {"Problem", "library_names", "load_plan", "load_problem"}
@@ -60,6 +61,8 @@ def __getattr__(name: str) -> Any:
         return import_module("planner.insight.compare").compare
     if name == "explain":
         return import_module("planner.insight.explain").explain
+    if name == "pareto":
+        return import_module("planner.front").pareto
     if name in __all__:
         return getattr(import_module("planner.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -88,8 +88,7 @@ def pareto(
     Raises `InputError` for wrong input only: a problem that nothing fits has status `infeasible`.
     """
     pair = pair_of(objectives)
-    if isinstance(points, bool) or not isinstance(points, int) or points < 2:
-        raise InputError("points", points, "a whole number of at least 2")
+    check_points(points)
     found = problem if isinstance(problem, Problem) else load_problem(problem, sets=sets)
     limits = limits or Limits()
     asked = priced_space(found, pair, limits)
@@ -104,6 +103,12 @@ def pareto(
         found, pair, "timeout" if search.stopped and not told else status, told, search.closed, search.searches, limits.caps,
         reason, limits.seed, search.interrupted,
     )  # fmt: skip
+
+
+def check_points(points: int) -> None:
+    """Refuse a number of points that does not hold both ends."""
+    if isinstance(points, bool) or not isinstance(points, int) or points < 2:
+        raise InputError("points", points, "a whole number of at least 2")
 
 
 def pair_of(objectives: Sequence[str]) -> Pair:

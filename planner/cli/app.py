@@ -14,6 +14,7 @@ from planner.cli.catalogs import list_, show
 from planner.cli.comparison import compare, explain
 from planner.cli.inspection import inspect
 from planner.cli.output import close_quietly, say, warn
+from planner.cli.pareto import pareto
 from planner.cli.plans import dag, evaluate, validate
 from planner.cli.search import search
 from planner.errors import PlannerError, shown
@@ -29,6 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("search")(search)
+app.command("pareto")(pareto)
 app.command("evaluate")(evaluate)
 app.command("validate")(validate)
 app.command("compare")(compare)

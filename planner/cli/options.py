@@ -11,6 +11,7 @@ from planner.cli.output import Format
 from planner.errors import InputError
 
 if TYPE_CHECKING:
+    from planner.solve.answer import Limits
     from planner.solve.objective import Caps
 
 Plan = Annotated[
@@ -39,6 +40,15 @@ MaxMemory = Annotated[
 GpusAtMost = Annotated[
     int | None, typer.Option("--gpus-at-most", metavar="N", help="Most GPUs used, over all replicas.", show_default=False)
 ]
+
+
+def limits_of(time_limit: float | None, workers: int, seed: int, caps: Caps) -> Limits:
+    """What a search may spend, and the caps on its plans; raises `InputError` for a time that is no number above 0."""
+    from planner.solve.answer import Limits
+
+    if time_limit is not None and not 0 < time_limit < math.inf:
+        raise InputError("--time-limit", time_limit, "a number of seconds above 0")
+    return Limits(seconds=time_limit or math.inf, workers=workers, seed=seed, caps=caps)
 
 
 def caps_of(max_latency_ms: float | None, max_memory_gb: float | None, gpus_at_most: int | None) -> Caps:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from enum import StrEnum
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from planner.cli.options import AsFormat, AsJson, GpusAtMost, MaxLatency, MaxMemory, Sets, caps_of
+from planner.cli.options import AsFormat, AsJson, GpusAtMost, MaxLatency, MaxMemory, Sets, caps_of, limits_of
 from planner.cli.output import Format, Progress, say, say_json
 from planner.errors import InputError
 
@@ -69,18 +68,14 @@ def search(
 
     PROBLEM is a library name or a file; without it the problem is composed of --model, --workload and --cluster.
     """
-    if time_limit is not None and not 0 < time_limit < math.inf:
-        raise InputError("--time-limit", time_limit, "a number of seconds above 0")
-    caps = caps_of(max_latency_ms, max_memory_gb, gpus_at_most)
+    limits = limits_of(time_limit, workers, seed, caps_of(max_latency_ms, max_memory_gb, gpus_at_most))
     parts = {"model": model, "cluster": cluster, "workload": workload, "space": space}
     problems = _problems(problem, all_, sets, parts)
     _check_folder(out)
 
-    from planner.solve.answer import Limits
     from planner.solve.preload import preload
 
     preload()
-    limits = Limits(seconds=time_limit or math.inf, workers=workers, seed=seed, caps=caps)
     as_json = json_ or format_ == Format.json
     answers: list[tuple[Result, float]] = []
     judged: list[JudgedProblem] = []

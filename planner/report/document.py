@@ -52,7 +52,14 @@ class Code:
     text: str
 
 
-Block = Text | Table | Bullets | Code
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """Lines of characters that make a picture: their spaces count."""
+
+    text: str
+
+
+Block = Text | Table | Bullets | Code | Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +104,15 @@ def _text_block(block: Block) -> str:
         return "\n".join(_fill(item, "- ", "  ") for item in block.items)
     if isinstance(block, Code):
         return "\n".join("  " + plain(line, 1_000_000) for line in block.text.splitlines())
+    if isinstance(block, Figure):
+        return "\n".join(_spaced(line) for line in block.text.splitlines())
     rows = [["\n".join(_wrapped(line, block.wide) for line in cell.split("\n")) for cell in row] for row in block.rows]
     return _tabulated(block, block.headers, rows, "simple")
+
+
+def _spaced(line: str) -> str:
+    """A line without signs that could steer a terminal, its spaces kept."""
+    return "".join(character if character.isprintable() else "?" for character in line).rstrip()
 
 
 def _wrapped(line: str, wide: int) -> str:
@@ -114,6 +128,8 @@ def _markdown_block(block: Block) -> str:
         lines = "\n".join(plain(line, 1_000_000) for line in block.text.splitlines())
         fence = "`" * max([3, *(len(run) + 1 for run in re.findall(r"`+", lines))])
         return f"{fence}\n{lines}\n{fence}"
+    if isinstance(block, Figure):
+        return "\n".join(["```text", *(_spaced(line).replace("`", "'") for line in block.text.splitlines()), "```"])
     rows = [[escape_cell(cell.replace("\n", "; ")) for cell in row] for row in block.rows]
     return _tabulated(block, [escape_cell(header) for header in block.headers], rows, "pipe")
 

@@ -138,15 +138,19 @@ def _comparisons(result: Result) -> Iterator[Section]:
 def question(result: Result) -> str:
     """What was asked: model, workload, cluster and objective."""
     problem = result.problem
-    work, model, cluster = problem.workload, problem.model, problem.cluster
-    tokens = f"{work.prompt:,} tokens each" if work.phase == "prefill" else f"{work.context:,} tokens of context each"
-    text = (
-        f"{model.name} ({count(len(model.layers), 'layer')}, {model.parameters:,} parameters), {work.phase} of "
-        f"{count(work.batch, 'sequence')} with {tokens}, on {cluster.name} ({count(cluster.size, 'GPU')}). "
-        f"Objective: {OBJECTIVES[result.objective][work.phase]}."
-    )
+    text = f"{workload_text(problem)} Objective: {OBJECTIVES[result.objective][problem.workload.phase]}."
     text += "" if result.caps.none else f" {limits_text(result.caps)}"
     return text + (f" Transcribed from {problem.source}." if problem.source else "")
+
+
+def workload_text(problem: Problem) -> str:
+    """Model, workload and cluster in one sentence."""
+    work, model, cluster = problem.workload, problem.model, problem.cluster
+    tokens = f"{work.prompt:,} tokens each" if work.phase == "prefill" else f"{work.context:,} tokens of context each"
+    return (
+        f"{model.name} ({count(len(model.layers), 'layer')}, {model.parameters:,} parameters), {work.phase} of "
+        f"{count(work.batch, 'sequence')} with {tokens}, on {cluster.name} ({count(cluster.size, 'GPU')})."
+    )
 
 
 def limits_text(caps: Caps) -> str:
