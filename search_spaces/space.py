@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate
 from math import comb
 
 from search_spaces.attention import AttentionDomain, AttentionPartition
 from search_spaces.experts import ExpertDomain, ExpertPlacement
+from search_spaces.large import Ground, runs_of
 from search_spaces.sizes import Sizes, divisors
 from search_spaces.stages import Choice, StageChoice, micro_batch_counts, replica_counts, replica_stride
 
@@ -23,6 +25,8 @@ RULES = (
     "experts on GPUs of their own: one stage per replica",
 )
 LARGE_CLUSTER = 64
+PipelineShape = tuple[tuple[int, tuple[int, ...]], ...]
+"""(layers, ranks) of every stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,8 @@ class StagePin:
 class SearchSpace:
     """Every open decision with the values it may take; None means every legal value.
 
-    `stages` are stage counts; `layout`, when given, fixes the stages themselves. `use_all` forbids idle GPUs.
+    `stages` are stage counts; `layout`, when given, fixes the stages themselves. `use_all` forbids idle GPUs. On more than
+    `large` GPUs the rules of `search_spaces/large.py` hold besides.
     """
 
     sizes: Sizes
@@ -62,6 +67,17 @@ class SearchSpace:
     experts: ExpertDomain = field(default_factory=ExpertDomain)
     layout: tuple[StagePin, ...] = ()
     use_all: bool = False
+    large: int = LARGE_CLUSTER
+
+    @property
+    def regular(self) -> bool:
+        """Whether the rules of large clusters hold."""
+        return not self.layout and self.sizes.devices > self.large
+
+    @cached_property
+    def ground(self) -> Ground:
+        """Where the stages of a large cluster may stand."""
+        return Ground(self.sizes)
 
     @cached_property
     def branches(self) -> tuple[tuple[int, int], ...]:
@@ -75,19 +91,26 @@ class SearchSpace:
 
     def stride(self, replicas: int) -> int:
         """Ranks that one replica may use."""
-        stride = replica_stride(self.sizes, replicas)
-        if stride is None:
-            raise ValueError(f"no block of ranks serves {replicas} replicas alike")
-        return stride
+        if replicas not in self._strides:
+            stride = replica_stride(self.sizes, replicas)
+            if stride is None:
+                raise ValueError(f"no block of ranks serves {replicas} replicas alike")
+            self._strides[replicas] = stride
+        return self._strides[replicas]
+
+    @cached_property
+    def _strides(self) -> dict[int, int]:
+        return {}
 
     def widths(self, stride: int) -> tuple[int, ...]:
-        """GPU counts that a stage may have. Above 64 GPUs: divisors of a domain, or whole domains."""
+        """GPU counts that a stage may have."""
         if self.layout:
             return tuple(sorted({len(pin.devices) for pin in self.layout if len(pin.devices) <= stride}))
-        if self.sizes.devices <= LARGE_CLUSTER:
-            return tuple(range(1, stride + 1))
-        node = min(self.sizes.domain_of_device.count(d) for d in set(self.sizes.domain_of_device[:stride]))
-        return tuple(sorted({d for d in divisors(node) if d <= stride} | set(range(node, stride + 1, node))))
+        return self.ground.widths(stride) if self.regular else tuple(range(1, stride + 1))
+
+    def placed(self, first: int, width: int) -> bool:
+        """Whether a stage (or one side of it) may stand on `width` ranks from `first`."""
+        return self.ground.placed(first, width) if self.regular else self.one_kind(tuple(range(first, first + width)))
 
     def one_kind(self, devices: tuple[int, ...]) -> bool:
         """Whether ranks are all of one GPU kind."""
@@ -136,7 +159,16 @@ class SearchSpace:
             total = len(self.layout[0].devices)
             return tuple((total - e, e) for e in range(1, total)) if total <= stride else ()
         wide = self.widths(stride)
-        return tuple((a, e) for a in wide for e in wide if a + e <= stride and (a + e == stride or not self.use_all))
+        some = self.experts.devices or wide
+        pairs = ((a, e) for a in wide for e in wide if a + e <= stride and (a + e == stride or not self.use_all) and e in some)
+        return tuple(pairs)
+
+    def apart_placed(self, attention: int, experts: int) -> bool:
+        """Whether attention on the first ranks and experts right after them stand where sides of a stage may."""
+        devices = self.layout[0].devices if self.layout else tuple(range(attention + experts))
+        if self.regular:
+            return self.placed(0, attention) and self.placed(attention, experts)
+        return self.one_kind(devices[:attention]) and self.one_kind(devices[attention:])
 
     def mlp_choices(self, ways: int) -> tuple[int, ...]:
         """MLP ways on `ways` GPUs; where no layer has a dense FFN only the full width is told apart."""
@@ -168,42 +200,74 @@ class SearchSpace:
         if (choice.replicas, choice.micro_batches) not in self.branches:
             return False
         sequences = self.sequences(choice.replicas, choice.micro_batches)
-        return any(choice == other for other in self._of_branch(choice.replicas, choice.micro_batches, sequences, choice))
+        if any(stage.separate for stage in choice.stages):
+            return any(choice == other for other in self._apart(choice.replicas, choice.micro_batches, sequences, choice))
+        shape = tuple((stage.layers, stage.devices) for stage in choice.stages)
+        if choice.in_flight != 1 or not self._has_shape(shape, self.stride(choice.replicas)):
+            return False
+        return all(
+            option in self.options(len(stage.devices), index) and self.fits_micro_batch(option, len(stage.devices), sequences)
+            for index, stage in enumerate(choice.stages)
+            for option in [StageOption(stage.attention, stage.mlp_ways, stage.experts)]
+        )
 
     def choices(self) -> Iterator[Choice]:
         """Every plan of the space in a fixed order; for small spaces."""
         for replicas, micro_batches in self.branches:
-            yield from self._of_branch(replicas, micro_batches, self.sequences(replicas, micro_batches), None)
+            yield from self._of_branch(replicas, micro_batches, self.sequences(replicas, micro_batches))
 
-    def _of_branch(self, replicas: int, micro: int, sequences: int, like: Choice | None) -> Iterator[Choice]:
-        stride = self.stride(replicas)
-        for stages in self._pipelines(stride, sequences, like):
-            yield Choice(replicas, micro, stages)
-        for attention, experts in self.separate_splits(stride):
+    def _of_branch(self, replicas: int, micro: int, sequences: int) -> Iterator[Choice]:
+        for shape in self._shapes(self.stride(replicas)):
+            for stages in self._fill(shape, sequences, ()):
+                yield Choice(replicas, micro, stages)
+        yield from self._apart(replicas, micro, sequences, None)
+
+    def _apart(self, replicas: int, micro: int, sequences: int, like: Choice | None) -> Iterator[Choice]:
+        """Plans whose experts have GPUs of their own; with `like` only those on as many GPUs."""
+        for attention, experts in self.separate_splits(self.stride(replicas)):
             if like is not None and (len(like.stages) != 1 or len(like.stages[0].devices) != attention + experts):
                 continue
             devices = self.layout[0].devices if self.layout else tuple(range(attention + experts))
-            if not (self.one_kind(devices[:attention]) and self.one_kind(devices[attention:])):
+            if not self.apart_placed(attention, experts):
                 continue
             for option in self.separate_options(attention, experts, 0):
                 if self.fits_micro_batch(option, attention, sequences):
                     stage = StageChoice(self.sizes.layers, devices, option.attention, option.mlp_ways, option.experts)
                     yield from (Choice(replicas, micro, (stage,), w) for w in self.waves(micro))
 
-    def _pipelines(self, stride: int, sequences: int, like: Choice | None) -> Iterator[tuple[StageChoice, ...]]:
-        for shape in self._shapes(stride):
-            if like is None or shape == tuple((s.layers, s.devices) for s in like.stages):
-                yield from self._fill(shape, sequences, ())
+    def _has_shape(self, shape: PipelineShape, stride: int) -> bool:
+        """Whether (layers, devices) of the stages of a linear pipeline are in the space."""
+        if self.layout:
+            return shape in self._shapes(stride)
+        ends = [0, *(devices[-1] + 1 for _, devices in shape if devices)]
+        blocks = all(d == tuple(range(first, first + len(d))) for first, (_, d) in zip(ends, shape, strict=False))
+        widths = self.widths(stride)
+        return (
+            len(ends) == len(shape) + 1
+            and blocks
+            and ends[-1] <= stride
+            and (ends[-1] == stride or not self.use_all)
+            and len(shape) in self.stage_counts(stride)
+            and sum(layers for layers, _ in shape) == self.sizes.layers
+            and all(n > 0 and len(d) in widths and self.placed(d[0], len(d)) for n, d in shape)
+            and (not self.regular or len(runs_of(tuple((n, len(d)) for n, d in shape))) <= 2)
+        )
 
-    def _shapes(self, stride: int) -> Iterator[tuple[tuple[int, tuple[int, ...]], ...]]:
+    def _shapes(self, stride: int) -> Iterator[PipelineShape]:
         """Every (layers, devices) sequence of a pipeline."""
         if self.layout:
             if all(max(pin.devices) < stride and self.one_kind(pin.devices) for pin in self.layout):
                 yield tuple((pin.layers, pin.devices) for pin in self.layout)
             return
         counts, widths = self.stage_counts(stride), self.widths(stride)
+        if self.regular:
+            for runs in self.ground.shapes(stride, counts, use_all=self.use_all):
+                stages = [(layers, width) for n, layers, width in runs for _ in range(n)]
+                ends = list(accumulate(width for _, width in stages))
+                yield tuple((n, tuple(range(end - w, end))) for (n, w), end in zip(stages, ends, strict=True))
+            return
 
-        def extend(done: tuple[tuple[int, tuple[int, ...]], ...], left: int, first: int) -> Iterator[tuple]:  # type: ignore[type-arg]
+        def extend(done: PipelineShape, left: int, first: int) -> Iterator[PipelineShape]:
             if left == 0:
                 if len(done) in counts and (first == stride or not self.use_all):
                     yield done
@@ -218,9 +282,7 @@ class SearchSpace:
 
         yield from extend((), self.sizes.layers, 0)
 
-    def _fill(
-        self, shape: tuple[tuple[int, tuple[int, ...]], ...], sequences: int, done: tuple[StageChoice, ...]
-    ) -> Iterator[tuple[StageChoice, ...]]:
+    def _fill(self, shape: PipelineShape, sequences: int, done: tuple[StageChoice, ...]) -> Iterator[tuple[StageChoice, ...]]:
         if len(done) == len(shape):
             yield done
             return
@@ -241,20 +303,36 @@ class SearchSpace:
     def _count_options(self, ways: int, sequences: int, index: int | None = None) -> int:
         key = (ways, 0, index if self.layout else None)
         if key not in self._needed:
-            self._needed[key] = Counter(self._needs(option, ways) for option in self.options(ways, key[2]))
+            self._needed[key] = self._count_needs(ways, key[2], apart=False)
         return sum(count for needs, count in self._needed[key].items() if self._splits(needs, sequences))
 
-    def _count_apart(self, attention: int, experts: int, sequences: int) -> int:
-        key = (attention, experts, 0)
+    def _count_needs(self, ways: int, index: int | None, *, apart: bool) -> Counter[tuple[int, int]]:
+        """How many options of a stage need which parts (see `_needs`); `apart`: of its attention GPUs, experts elsewhere."""
+        own, found = self.pinned(index), Counter[tuple[int, int]]()
+        forms = Counter({"separate" if apart else "local": 1})
+        if self.sizes.moe and not apart:
+            forms = Counter(placement.form for placement in own.experts.shared(self.sizes, ways))
+        splits = self._partition_needs(ways, index)
+        for mlp in own.mlp_choices(ways):
+            for (parts, shards), count in splits.items():
+                if nested(shards, ways // mlp):
+                    found[parts, max(shards, ways // mlp)] += count * forms["local"]
+                    found[parts, ways] += count * (forms["dispatch"] + forms["separate"])
+        return found
+
+    def _partition_needs(self, ways: int, index: int | None) -> Counter[tuple[int, int]]:
+        """How many partitions have which (batch parts, residual shards)."""
+        key = (ways, -1, index)
         if key not in self._needed:
-            self._needed[key] = Counter(
-                self._needs(option, attention) for option in self.separate_options(attention, experts, 0)
-            )
-        return sum(count for needs, count in self._needed[key].items() if self._splits(needs, sequences))
+            partitions = self.pinned(index).attention.partitions(self.sizes, ways)
+            self._needed[key] = Counter((p.batch_parts, residual_shards(self.sizes, p)) for p in partitions)
+        return self._needed[key]
 
     @cached_property
     def _needed(self) -> dict[tuple[int, int, int | None], Counter[tuple[int, int]]]:
-        """How many options of (attention GPUs, expert GPUs apart, pinned stage) split a micro-batch alike."""
+        """How many options of (attention GPUs, kind of table, pinned stage) split a micro-batch alike; kinds: 0 whole
+        stages, 1 attention GPUs whose experts are elsewhere, -1 partitions alone.
+        """
         return {}
 
     def _count_pipelines(self, stride: int, sequences: int) -> int:
@@ -265,6 +343,8 @@ class SearchSpace:
             return total
         counts, widths = self.stage_counts(stride), self.widths(stride)
         options = {w: self._count_options(w, sequences) for w in widths}
+        if self.regular:
+            return self.ground.count(stride, counts, options, use_all=self.use_all)
         ends, total = {0: 1}, 0
         for stages in range(1, max(counts, default=0) + 1):
             following: dict[int, int] = {}
@@ -280,11 +360,30 @@ class SearchSpace:
 
     def _count_separate(self, stride: int, sequences: int, micro: int) -> int:
         total = 0
-        for attention, experts in self.separate_splits(stride):
-            devices = self.layout[0].devices if self.layout else tuple(range(attention + experts))
-            if self.one_kind(devices[:attention]) and self.one_kind(devices[attention:]):
-                total += self._count_apart(attention, experts, sequences)
+        for attention, placements in self._count_placements(stride).items():
+            key = (attention, 1, 0)
+            if key not in self._needed:
+                self._needed[key] = self._count_needs(attention, 0, apart=True)
+            total += placements * sum(n for needs, n in self._needed[key].items() if self._splits(needs, sequences))
         return total * len(self.waves(micro))
+
+    def _count_placements(self, stride: int) -> dict[int, int]:
+        """How many placements the experts may have on GPUs of their own, for each number of attention GPUs."""
+        if stride not in self._placements:
+            found: dict[int, int] = {}
+            ways = {e: sum(1 for _ in self.pinned(0).experts.separate(self.sizes, e)) for e in self._expert_ways(stride)}
+            for attention, experts in self.separate_splits(stride):
+                if ways[experts] and self.apart_placed(attention, experts):
+                    found[attention] = found.get(attention, 0) + ways[experts]
+            self._placements[stride] = found
+        return self._placements[stride]
+
+    def _expert_ways(self, stride: int) -> set[int]:
+        return {experts for _, experts in self.separate_splits(stride)}
+
+    @cached_property
+    def _placements(self) -> dict[int, dict[int, int]]:
+        return {}
 
 
 def residual_shards(sizes: Sizes, partition: AttentionPartition) -> int:

@@ -54,10 +54,24 @@ def replica_stride(sizes: Sizes, replicas: int) -> int | None:
 
     Blocks look alike when each has the same GPU kinds and is cut by scale-up domains at the same places.
     """
+    node = _node(sizes)
     for stride in range(sizes.devices // replicas, 0, -1):
-        if len({block_pattern(sizes, r * stride, stride) for r in range(replicas)}) == 1:
+        if node:  # equal nodes: blocks are cut alike if the first node boundary inside lies at the same place
+            alike = len({min(node - first % node, stride) for first in range(0, replicas * stride, stride)}) == 1
+        else:
+            own = block_pattern(sizes, 0, stride)
+            alike = all(block_pattern(sizes, r * stride, stride) == own for r in range(1, replicas))
+        if alike:
             return stride
     return None
+
+
+def _node(sizes: Sizes) -> int:
+    """GPUs of a node where all GPUs and all scale-up domains are alike, else 0."""
+    domains = sizes.domain_of_device
+    node = domains.count(domains[0])
+    alike = sizes.kind_of_device.count(sizes.kind_of_device[0]) == len(domains)
+    return node if alike and all(d == rank // node for rank, d in enumerate(domains)) else 0
 
 
 def block_pattern(sizes: Sizes, first: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

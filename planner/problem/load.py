@@ -138,7 +138,7 @@ def _build(whole: dict[str, object], source: str, changed: bool) -> Problem:
         assumptions=tuple(fields.texts("assumptions", default=())),
         claims=tuple(dict(claim.values) for claim in fields.mappings("claims")),
         unrestricted=replace(space, replicas=None),
-        restrictions=restrictions(fields.raw("space"), pins),
+        restrictions=restrictions(fields.raw("space"), pins, space),
         drawings=_drawings(_mapping(fields, "drawings"), plans, len(model.layers), source),
         raw=_raw({**whole, **written}, model),
     )

@@ -9,6 +9,7 @@ from planner.fields import Fields
 from planner.plan import attention_domain, expert_domain, integers
 from search_spaces.attention import AttentionDomain
 from search_spaces.experts import ExpertDomain
+from search_spaces.large import LARGE_RULES
 from search_spaces.sizes import Sizes
 from search_spaces.space import RULES, SearchSpace
 
@@ -39,10 +40,16 @@ def read_space(section: object, sizes: Sizes, source: str = "") -> SearchSpace:
     return space
 
 
-def restrictions(section: object, pins: Mapping[str, object]) -> tuple[str, ...]:
-    """What a space leaves out: the rules that every space keeps, and what its file and the pins say."""
+def restrictions(section: object, pins: Mapping[str, object], space: SearchSpace) -> tuple[str, ...]:
+    """What a space leaves out: the rules of every space, those of a large cluster, and what its file and the pins say."""
     own = section if isinstance(section, Mapping) else {}
-    return (*RULES, *(f"the space has {text}" for text in _said(own, "")), *(f"pinned: {text}" for text in _said(pins, "")))
+    large = [f"above {space.large} GPUs {rule}" for rule in LARGE_RULES] if space.regular else []
+    return (
+        *RULES,
+        *large,
+        *(f"the space has {text}" for text in _said(own, "")),
+        *(f"pinned: {text}" for text in _said(pins, "")),
+    )
 
 
 def _part(fields: Fields, name: str) -> Fields:

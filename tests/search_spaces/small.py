@@ -23,7 +23,7 @@ def small_sizes(**changes) -> Sizes:
 @st.composite
 def sizes(draw) -> Sizes:
     heads = draw(st.integers(1, 5))
-    devices = draw(st.integers(1, 5))
+    devices = draw(st.integers(1, 7))
     phase = draw(st.sampled_from(("prefill", "decode")))
     dense, moe = draw(st.sampled_from(((True, False), (False, True), (True, True))))
     kinds = draw(st.sampled_from(((0,) * devices, (0,) * (devices - 1) + (1,))))
@@ -31,7 +31,7 @@ def sizes(draw) -> Sizes:
     length = draw(st.sampled_from((1, 2, 4)))
     return small_sizes(
         phase=phase,
-        layers=draw(st.integers(1, 3)),
+        layers=draw(st.integers(1, 4)),
         heads=heads,
         kv_heads=draw(st.sampled_from([k for k in (1, heads) if heads % k == 0])),
         head_dim=draw(st.sampled_from((1, 2, 4, 6))),
@@ -99,4 +99,5 @@ def spaces(draw) -> SearchSpace:
         mlp_ways=draw(some((1, 2))),
         experts=draw(expert_domains(of)),
         use_all=draw(st.booleans()),
+        large=draw(st.sampled_from((64, 64, 0, 2))),
     )

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 from hypothesis import given
 
 from search_spaces.attention import AttentionDomain, AttentionPartition
 from search_spaces.experts import ExpertDomain
+from search_spaces.large import node_counts
 from search_spaces.space import SearchSpace, StagePin
 from search_spaces.stages import Choice
 from tests.search_spaces.small import small_sizes, spaces
@@ -102,6 +103,35 @@ def test_stages_are_of_one_gpu_kind():
 def test_large_clusters_have_stages_of_parts_or_whole_domains():
     sizes = small_sizes(kind_of_device=(0,) * 128, domain_of_device=tuple(r // 8 for r in range(128)), heads=128, kv_heads=128)
     assert SearchSpace(sizes).widths(128) == (1, 2, 4, *range(8, 129, 8))
+
+
+def test_in_large_clusters_stages_lie_in_nodes_and_are_of_two_kinds_at_most():
+    sizes = small_sizes(layers=5, kind_of_device=(0,) * 8, domain_of_device=tuple(r // 4 for r in range(8)))
+    large = SearchSpace(sizes, replicas=(1,), micro_batches=(1,), large=7)
+    narrow = {c for c in large.choices() if not any(len(s.devices) == 3 for s in c.stages)}
+    assert large.size() == len(narrow) > 0
+    for choice in narrow:
+        stages = [(s.layers, len(s.devices)) for s in choice.stages]
+        assert sum(a != b for a, b in pairwise(stages)) <= 1
+        for stage in choice.stages:
+            assert stage.devices[0] % len(stage.devices) == 0
+    free = replace(large, large=8)
+    assert all(free.contains(choice) for choice in islice(narrow, 40))
+    assert not all(large.contains(choice) for choice in islice(free.choices(), 4000))
+
+
+@given(spaces())
+def test_a_large_space_contains_what_it_lists_and_nothing_else(space: SearchSpace):
+    listed = list(islice(space.choices(), MOST))
+    if len(listed) < MOST:
+        for choice in islice(replace(space, large=64).choices(), 0, MOST, 31):
+            assert space.contains(choice) == (choice in listed)
+
+
+def test_node_counts_are_all_up_to_16_then_eight_in_an_octave():
+    assert node_counts(16) == tuple(range(1, 17))
+    assert node_counts(41) == (*range(1, 17), *range(16, 33, 2)[1:], 36, 40, 41)
+    assert len(node_counts(2048)) == 72
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,197 @@
+"""Large clusters: stages are parts of a node or whole nodes, of at most two kinds, the stages of a kind side by side.
+
+With thousands of GPUs most pipelines differ only in ways that cost the same. This rule keeps those that people build: every
+stage on like ground, one kind of stage, or two (the remainder of the layers, a lighter end, a second kind of GPU).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from itertools import accumulate, repeat
+from operator import mul
+
+from search_spaces.sizes import Sizes, divisors
+
+Shape = tuple[tuple[int, int, int], ...]
+"""Runs of equal stages: (stages, layers of each, GPUs of each)."""
+
+LARGE_RULES = (
+    "a stage has a divisor of a node's GPUs and lies inside a node at a multiple of them, or it has whole nodes: any number "
+    "up to 16 or all of a replica, beyond 16 those with three significant binary digits after the first",
+    "the stages of a pipeline are of at most two kinds (layers, GPUs), those of a kind side by side",
+)
+EVERY_NODE_COUNT, STEPS = 16, 8
+
+
+def node_counts(most: int) -> tuple[int, ...]:
+    """Numbers of nodes that a stage may have, up to `most`: all up to 16, then eight in every octave, and `most` itself."""
+    found, count, step = [], 1, 1
+    while count <= most:
+        found.append(count)
+        count += step
+        if count == 2 * STEPS * step and count >= EVERY_NODE_COUNT:
+            step *= 2
+    return tuple(sorted({*found, most})) if most > 0 else ()
+
+
+class Ground:
+    """Where the stages of a large cluster may stand; a node is a scale-up domain."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        self.sizes = sizes
+        self._first, self._end = _runs(sizes.domain_of_device)
+        self._kind_end = _runs(sizes.kind_of_device)[1]
+        self._reach: dict[tuple[int, int], int] = {}
+
+    @cached_property
+    def nodes(self) -> tuple[int, ...]:
+        """The different sizes of a node, ascending."""
+        return tuple(sorted({end - first for first, end in zip(self._first, self._end, strict=True)}))
+
+    @cached_property
+    def uniform(self) -> bool:
+        """Whether all nodes are alike, so that a place matters only by where it lies in its node."""
+        return len(self.nodes) == 1 and self._kind_end[0] == self.sizes.devices
+
+    def widths(self, stride: int) -> tuple[int, ...]:
+        """GPU counts that a stage may have among the first `stride` ranks."""
+        found: set[int] = set()
+        for node in self.nodes:
+            found.update(width for width in divisors(node) if width <= stride)
+            found.update(node * count for count in node_counts(stride // node))
+        return tuple(sorted(found))
+
+    def placed(self, first: int, width: int) -> bool:
+        """Whether a stage may stand on `width` ranks from `first`: GPUs of one kind, a part of a node or whole nodes."""
+        last = first + width - 1
+        if last >= self.sizes.devices or self._kind_end[first] <= last:
+            return False
+        start, end = self._first[first], self._end[first]
+        if width < end - start:
+            return (first - start) % width == 0 and (end - start) % width == 0
+        return first == start and self._end[last] == last + 1
+
+    def reach(self, first: int, width: int, stride: int) -> int:
+        """How many stages of `width` may stand side by side from rank `first` on, within the first `stride` ranks."""
+        if self.uniform:
+            return (stride - first) // width if first + width <= stride and self.placed(first, width) else 0
+        key = (first, width)
+        if key not in self._reach:  # from here to the end of the cluster
+            count = 0
+            while first + (count + 1) * width <= self.sizes.devices and self.placed(first + count * width, width):
+                count += 1
+            self._reach[key] = count
+        return min(self._reach[key], max(stride - first, 0) // width)
+
+    def shapes(self, stride: int, counts: tuple[int, ...], *, use_all: bool) -> Iterator[Shape]:
+        """Every pipeline on the first `stride` ranks as runs of equal stages, in a fixed order."""
+        layers, widths, allowed = self.sizes.layers, self.widths(stride), frozenset(counts)
+        for n in divisors(layers):
+            for w in widths if n in allowed else ():
+                if n <= self.reach(0, w, stride) and (n * w == stride or not use_all):
+                    yield ((n, layers // n, w),)
+        for (n, m), pairs in layer_splits(layers, max(counts, default=0)).items():
+            for w in widths if n + m in allowed else ():
+                for v in widths if n <= self.reach(0, w, stride) else ():
+                    if m <= self.reach(n * w, v, stride) and (n * w + m * v == stride or not use_all):
+                        yield from (((n, a, w), (m, b, v)) for a, b in pairs if (a, w) != (b, v))
+
+    def count(self, stride: int, counts: tuple[int, ...], options: Mapping[int, int], *, use_all: bool) -> int:
+        """The number of plans of linear pipelines, given the number of options of a stage of each width."""
+        layers, total, allowed = self.sizes.layers, 0, frozenset(counts)
+        widths = [w for w in self.widths(stride) if options[w]]
+        for n in divisors(layers):
+            for w in widths if n in allowed else ():
+                if n <= self.reach(0, w, stride) and (n * w == stride or not use_all):
+                    total += options[w] ** n
+        powers = _Powers(widths, options)
+        two_runs = self._two_runs_alike if self.uniform and not use_all else self._two_runs
+        for (n, m), pairs in layer_splits(layers, max(counts, default=0)).items():
+            if n + m in allowed:
+                total += len(pairs) * two_runs(stride, n, m, powers, use_all)
+                for w in widths if any(a == b for a, b in pairs) else ():  # one kind, not two
+                    if n + m <= self.reach(0, w, stride) and ((n + m) * w == stride or not use_all):
+                        total -= options[w] ** (n + m)
+        return total
+
+    def _two_runs(self, stride: int, n: int, m: int, powers: _Powers, use_all: bool) -> int:
+        """Ways to fill a run of n stages and one of m, whatever their layers."""
+        return sum(
+            powers.of(n)[i] * powers.of(m)[j]
+            for i, w in enumerate(powers.widths)
+            for j, v in enumerate(powers.widths if n <= self.reach(0, w, stride) else ())
+            if m <= self.reach(n * w, v, stride) and (n * w + m * v == stride or not use_all)
+        )
+
+    def _two_runs_alike(self, stride: int, n: int, m: int, powers: _Powers, use_all: bool) -> int:
+        """The same on uniform ground: the second run may have every width that its place and the room left allow."""
+        node, widths = self.nodes[0], powers.widths
+        narrow, end = bisect_left(widths, node), bisect_right(widths, (stride - m) // n)
+        total = 0
+        for i, w in enumerate(widths[: min(narrow, end)]):
+            fitting, sums = powers.placed(m, n * w % node)
+            total += powers.of(n)[i] * sums[bisect_right(fitting, (stride - n * w) // m)]
+        if end > narrow:  # whole nodes: any width may follow
+            fitting, sums = powers.placed(m, 0)
+            rooms = ((stride - n * w) // m for w in widths[narrow:end])
+            tails = map(sums.__getitem__, map(bisect_right, repeat(fitting), rooms))
+            total += sum(map(mul, powers.of(n)[narrow:end], tails))
+        return total
+
+
+class _Powers:
+    """Powers of the number of options of a stage of each width, and their sums."""
+
+    def __init__(self, widths: list[int], options: Mapping[int, int]) -> None:
+        self.widths, self._options = widths, options
+        self._powers: dict[int, list[int]] = {}
+        self._sums: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
+
+    def of(self, stages: int) -> list[int]:
+        """Ways to fill `stages` stages, for each width."""
+        if stages not in self._powers:
+            self._powers[stages] = [self._options[w] ** stages for w in self.widths]
+        return self._powers[stages]
+
+    def placed(self, stages: int, place: int) -> tuple[list[int], list[int]]:
+        """Widths that may stand `place` GPUs into a node (whole nodes at 0 alone), and the sums of their first powers."""
+        key = (stages, place)
+        if key not in self._sums:
+            some = [(w, p) for w, p in zip(self.widths, self.of(stages), strict=True) if place % w == 0]
+            self._sums[key] = [w for w, _ in some], list(accumulate((p for _, p in some), initial=0))
+        return self._sums[key]
+
+
+def layer_splits(layers: int, most: int) -> dict[tuple[int, int], list[tuple[int, int]]]:
+    """For every (n, m) of at most `most` stages in all: the (a, b) with n runs of a and m of b layers making `layers`."""
+    found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for before in range(1, layers):
+        for n in divisors(before):
+            for m in divisors(layers - before):
+                if n + m <= most:
+                    found.setdefault((n, m), []).append((before // n, (layers - before) // m))
+    return dict(sorted(found.items()))
+
+
+def runs_of(stages: tuple[tuple[int, int], ...]) -> Shape:
+    """Stages (layers, GPUs) as runs of equal neighbours."""
+    found: list[tuple[int, int, int]] = []
+    for layers, width in stages:
+        if found and found[-1][1:] == (layers, width):
+            found[-1] = (found[-1][0] + 1, layers, width)
+        else:
+            found.append((1, layers, width))
+    return tuple(found)
+
+
+def _runs(values: tuple[int, ...]) -> tuple[list[int], list[int]]:
+    """For every position where its run of equal values begins, and where it ends."""
+    first, end = [0] * len(values), [0] * len(values)
+    start = 0
+    for at in range(1, len(values) + 1):
+        if at == len(values) or values[at] != values[start]:
+            first[start:at], end[start:at] = [start] * (at - start), [at] * (at - start)
+            start = at
+    return first, end
