@@ -1,4 +1,4 @@
-"""check_choice: everything that can be said about a plan without running it."""
+"""check_choice and check_graph: everything that can be said about a plan and its graph without running it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from planner.check.conservation import check_conservation
 from planner.check.cycles import check_cycles
 from planner.check.findings import Finding, errors
+from planner.check.flow import check_flow
+from planner.check.index import Index
+from planner.check.order import check_order
+from planner.check.places import check_identity, check_places
+from planner.check.prices import Context, check_prices
 from planner.check.shapes import check_shapes
 from planner.check.structure import check_structure
 from planner.evaluate.capacity import over_capacity, stage_total
@@ -19,14 +24,32 @@ from search_spaces.stages import Choice
 
 
 def check_choice(env: Setting, sizes: Sizes, choice: Choice) -> tuple[Finding, ...]:
-    """Structure first; where it is sound: shapes, circles and conservation of the graph, memory, and missing sums."""
+    """Structure first; where it is sound: everything that its graph shows, memory, and missing sums."""
     found = list(check_structure(sizes, choice))
     if errors(found):
         return tuple(found)
-    graph = sample_graph(env, sizes, choice)
-    found += [*check_cycles(graph), *check_shapes(graph)]
-    found += check_conservation(env.model, env.workload, sizes, choice, graph)
+    found += check_graph(env, sizes, choice, sample_graph(env, sizes, choice))
     return (*found, *_sums(choice), *_memory(env, sizes, choice))
+
+
+def check_graph(env: Setting, sizes: Sizes, choice: Choice, graph: Graph, complete: bool = False) -> tuple[Finding, ...]:
+    """Whether a graph is one of a structurally sound plan: circles, places, order, flow of tensors, shapes, prices, work.
+
+    `complete`: the graph has every layer and micro-batch of the plan; otherwise it may show some of them. What makes later
+    checks meaningless ends the list: a circle, two operators of one id, a stage or layer that does not exist.
+    """
+    found = [*check_identity(graph), *check_cycles(graph)]
+    if found:
+        return tuple(found)
+    index, sequences = Index(graph), sizes.batch // choice.replicas // choice.micro_batches
+    found += check_places(env.model, choice, index, complete)
+    if any(finding.code == "STRUCT018" for finding in found):
+        return tuple(found)
+    found += [*check_order(index, choice), *check_flow(index)]
+    found += check_prices(Context(env.model, sequences * env.workload.query_length, sequences, index))
+    found += check_shapes(graph)
+    found += check_conservation(env.model, env.workload, sizes, choice, graph)
+    return tuple(found)
 
 
 def sample_graph(env: Setting, sizes: Sizes, choice: Choice) -> Graph:
