@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from planner.check.findings import Finding
-from planner.inspect.dot import DotEdge, DotGraph
+from planner.inspect.dot import DotGraph
 from planner.inspect.labels import label_lines
 from planner.inspect.operators import Operator
 from planner.inspect.shapes import Tensor, shapes_in
@@ -91,13 +91,18 @@ def _ranks(devices: tuple[int, ...]) -> str:
 def _across(dot: DotGraph, operators: Sequence[Operator]) -> Iterator[Finding]:
     """What a producer writes against what its reader reads, and against what the arrow says."""
     known = {node.id: operator for node, operator in zip(dot.nodes, operators, strict=True)}
+    carried: dict[str, tuple[Tensor, ...]] = {}
     for edge in dot.edges:
         source, target = known[edge.source], known[edge.target]
         if source.own or target.own:
             waits = edge.attributes.get("style") == "dashed" or edge.attributes.get("kind", "data") != "data"
             yield from () if waits else _own_edge(source, target)
-        else:
-            yield from _foreign_edge(edge, source, target)
+            continue
+        label = edge.attributes.get("label", "")
+        if label not in carried:
+            said = shapes_in(label_lines(label))
+            carried[label] = (*said.bare, *said.inputs, *said.outputs)
+        yield from _foreign_edge(carried[label], source, target)
 
 
 def _own_edge(source: Operator, target: Operator) -> Iterator[Finding]:
@@ -110,9 +115,7 @@ def _own_edge(source: Operator, target: Operator) -> Iterator[Finding]:
             yield _mismatch(source, target, written[0], read)
 
 
-def _foreign_edge(edge: DotEdge, source: Operator, target: Operator) -> Iterator[Finding]:
-    said = shapes_in(label_lines(edge.attributes.get("label", "")))
-    carried = (*said.bare, *said.inputs, *said.outputs)
+def _foreign_edge(carried: tuple[Tensor, ...], source: Operator, target: Operator) -> Iterator[Finding]:
     for written, read in (
         ((source.outputs, carried), (carried, target.inputs)) if carried else ((source.outputs, target.inputs),)
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from functools import lru_cache
 
 from planner.inspect.tokens import Html
 
@@ -22,6 +23,7 @@ def unescaped(value: str) -> str:
     return _ESCAPE.sub(lambda match: "\n" if match[1] == "n" else match[1], value)
 
 
+@lru_cache(maxsize=65_536, typed=True)  # markup and text may be spelt alike
 def label_lines(label: str, shape: str = "", node: str = "", graph: str = "") -> tuple[str, ...]:
     """The lines of a label, empty ones left out; fields of a record are lines of their own."""
     text = label[:MOST_CHARACTERS]

@@ -38,12 +38,15 @@ from planner.inspect.words import (
 Groups = tuple[tuple[int, ...], ...]
 MOST_PLACES = 2_000_000
 """GPUs summed over all nodes."""
+MOST_TEXT = 10_000_000
+"""Characters of all labels that differ; a default with the node's name in it is another label for every node."""
 KIND_KEYS = ("op", "kind", "op_type", "type")
 DEVICE_KEYS = ("devices", "device", "gpus", "gpu", "ranks", "rank", "device_id", "gpu_id")
 NUMBERS = ("m", "k", "n", "batch")
 SPEAKING = re.compile(r"(?:in|input|output|out|weight|xlabel|bytes)(?:s|_.*)?", re.IGNORECASE)
 """Attributes that are read like lines of the label."""
-ATTENTION = re.compile(r"(\d+) x (\d+) heads \((\d+) KV\), (\d+) x (\d+), dims (\d+)/(\d+)(, causal)?")
+_N = r"(\d{1,15})"
+ATTENTION = re.compile(rf"(?<!\d){_N} x {_N} heads \({_N} KV\), {_N} x {_N}, dims {_N}/{_N}(, causal)?")
 """Sizes of a fused kernel as our drawings write them."""
 
 
@@ -150,6 +153,7 @@ class _Reader:
         self._words: dict[tuple[str, ...], _Words] = {}
         self._frames: dict[int, tuple[int, ...]] = {}
         self._every: set[str] = set()
+        self._text = 0
 
     def operator(self, node: DotNode) -> Operator:
         """One node as an operator."""
@@ -193,10 +197,15 @@ class _Reader:
     def _read(self, lines: tuple[str, ...]) -> _Words:
         if lines not in self._words:
             text = "\n".join(lines)
+            self._text += len(text)
+            if self._text > MOST_TEXT:
+                raise InputError(
+                    "labels", f"more than {MOST_TEXT:,} characters", f"at most {MOST_TEXT:,} characters in all labels"
+                )
             sizes = ATTENTION.search(text)
             attention = None
             if sizes and not (sizes[3] == "1" and sizes[6] != sizes[7]):  # one latent for keys and values is not told apart
-                batch, heads, kv, q_len, kv_len, qk, v = (int(size[:15]) for size in sizes.groups()[:7])
+                batch, heads, kv, q_len, kv_len, qk, v = (int(size) for size in sizes.groups()[:7])
                 attention = AttentionDims(batch, heads, kv, q_len, kv_len, qk, v, bool(sizes[8]))
             groups = tuple(group for line in lines for group in devices_in(line))
             two_ends, every = any(map(names_two_ends, lines)), any(map(names_every_gpu, lines))

@@ -1,10 +1,10 @@
 """From DOT text to a DotGraph: the grammar of the DOT language as graphviz.org publishes it, by recursive descent.
 
 Why a parser of our own: Graphviz's C parser (behind pygraphviz) would run inside our process on files from anywhere, tells
-its errors to standard error instead of the caller, and draws, which is why only the drawing room may load it; the parsers
-in Python are built on general parser libraries and take minutes for a graph of a hundred thousand nodes. The grammar has
-nine rules. This one reads each token once, holds its limits before it spends memory, names the line of every error, and is
-compared with Graphviz on random graphs by a test.
+its errors to standard error instead of the caller, and comes with the drawing, which is why only the drawing room may load
+it; the parsers in Python bring a parser library, one more dependency for a grammar of nine rules. This one reads each token
+once, holds its limits before it spends memory, names the line of every error, and is compared with Graphviz on random
+graphs by a test.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 
 from planner.check.findings import Finding
 from planner.inspect.inspection import Inspection
@@ -45,11 +45,13 @@ def _headline(found: Inspection) -> str:
 
 def _findings(findings: Sequence[Finding]) -> tuple[Block, ...]:
     """The first findings of every code."""
-    shown: list[Finding] = []
-    for _, group in groupby(sorted(findings, key=lambda finding: finding.code), key=lambda finding: finding.code):
-        shown += list(group)[:MOST_OF_A_CODE]
-    kept = [finding for finding in findings if finding in shown] if len(shown) < len(findings) else list(findings)
-    return (*findings_blocks(kept[: len(shown)]), *_more(len(findings) - len(shown)))
+    seen: Counter[str] = Counter()
+    shown = []
+    for finding in findings:
+        seen[finding.code] += 1
+        if seen[finding.code] <= MOST_OF_A_CODE:
+            shown.append(finding)
+    return (*findings_blocks(shown), *_more(len(findings) - len(shown)))
 
 
 def _more(number: int) -> tuple[Block, ...]:

@@ -36,7 +36,7 @@ def drawn(case, **changes):
     return graph, seconds, longest_path(graph, seconds)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(cases())
 def test_a_whole_graph_read_back_is_the_same_graph(case):
     graph, seconds, longest = drawn(case)
@@ -50,7 +50,7 @@ def test_a_whole_graph_read_back_is_the_same_graph(case):
     assert sum(found.prices[index].seconds for index in found.path) == pytest.approx(longest.seconds, rel=1e-12)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(cases())
 def test_inspecting_a_whole_graph_agrees_with_the_evaluator(case):
     graph, seconds, _ = drawn(case)
