@@ -9,7 +9,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,12 @@ def write_outcome(root: Path, workspace: Path, outcome: Outcome, *, replace: boo
     try:
         try:
             temporary.mkdir()
-            for name, text in {**outcome.files, FACTS: stable_json(outcome.facts)}.items():
-                _write(temporary / name, text.encode())
-            sync(temporary)
+            files = {**outcome.files, FACTS: stable_json(outcome.facts)}
+            for name, text in files.items():
+                (temporary / name).write_bytes(text.encode())
+            _to_disk([temporary / name for name in files] + [temporary])
             make_folder(place.parent)
-            done = _put(temporary, place, replace or not sound(root, outcome.folder))
-            sync(place.parent)
-            return done
+            return _put(temporary, place, replace or not sound(root, outcome.folder))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
@@ -113,13 +113,9 @@ def run_folders(root: Path) -> Iterator[str]:
 
 
 def sync(folder: Path) -> None:
-    """Let a folder's names reach the disk; some file systems cannot, and have nothing to lose."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    """Let a folder's names reach the disk."""
+    with contextlib.suppress(OSError):  # some file systems cannot
+        _fsync(folder)
 
 
 def _check(record: Mapping[str, Any], folder: str, source: str) -> None:
@@ -163,11 +159,21 @@ def _children(folder: Path) -> list[Path]:
         return []
 
 
-def _write(path: Path, data: bytes) -> None:
-    with path.open("xb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+def _to_disk(paths: Sequence[Path]) -> None:
+    """Wait until files and folders are on the disk; together, since it writes many at once as fast as one."""
+    with ThreadPoolExecutor(len(paths)) as pool:
+        list(pool.map(_fsync, paths))
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that keeps nothing of the kind
+            raise
+    finally:
+        os.close(handle)
 
 
 def _put(temporary: Path, place: Path, replace: bool) -> bool:

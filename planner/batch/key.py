@@ -9,8 +9,8 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 
-import planner
 import search_spaces
+from planner import errors
 from planner.problem import Problem
 from planner.report import safe_name
 from planner.search import versions
@@ -18,6 +18,7 @@ from planner.search import versions
 DIGITS = 32
 SLUG = 40
 SOURCES = (".py", ".yaml")
+PACKAGES = (Path(search_spaces.__file__).parent, Path(errors.__file__).parent)
 
 
 @cache
@@ -28,10 +29,9 @@ def fingerprint() -> str:
     fingerprint give the same answers.
     """
     found = hashlib.sha256(json.dumps(versions(), sort_keys=True).encode())
-    for package in (search_spaces, planner):
-        root = Path(str(package.__file__)).parent
+    for root in PACKAGES:
         for path in sorted(path for path in root.rglob("*") if path.suffix in SOURCES):
-            found.update(f"{package.__name__}/{path.relative_to(root).as_posix()}\0".encode())
+            found.update(f"{root.name}/{path.relative_to(root).as_posix()}\0".encode())
             found.update(hashlib.sha256(path.read_bytes()).digest())
     return found.hexdigest()[:DIGITS]
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import planner
-from planner.batch.key import fingerprint, run_folder, run_key, spec_key
+from planner.batch.key import PACKAGES, fingerprint, run_folder, run_key, spec_key
 from planner.batch.options import Options
 from planner.batch.points import Spec, load_point
 from planner.errors import PlannerError
@@ -186,7 +185,7 @@ def told_traceback(error: BaseException) -> str:
 
 def _inside(path: str) -> str:
     """The part of a path from its package on."""
-    place, root = Path(path), Path(str(planner.__file__)).parent.parent
+    place, root = Path(path), PACKAGES[-1].parent
     if place.is_relative_to(root):
         return place.relative_to(root).as_posix()
     return "/".join(place.parts[-3:])

@@ -159,6 +159,7 @@ class PipelineModel:
         solver.parameters.interleave_search = True
         solver.parameters.max_deterministic_time = effort
         solver.parameters.linearization_level = 2
+        solver.parameters.catch_sigint_signal = False  # else an interrupt is lost, and the next one ends the process at once
         status = solver.solve(self.model)
         if status in (self._cp.OPTIMAL, self._cp.FEASIBLE):
             path = tuple(
