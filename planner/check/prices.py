@@ -159,11 +159,11 @@ def _rows_and_columns(ctx: Context, node: Node, output: Piece) -> Iterator[Findi
 
 def _shared_out(whole: Piece, parts: list[Piece], more: bool = False) -> bool:
     """Whether parts together are the whole along one axis; shards of a sum may be rounded up, `more`: parts may overlap."""
-    rounded = any(piece.name.endswith("_shard") for piece in parts)
+    room = 1 if not any(piece.name.endswith("_shard") for piece in parts) else len(parts)
     for axis, size in enumerate(whole.shape):
         rest = {piece.shape[:axis] + piece.shape[axis + 1 :] for piece in parts if piece.elements}
         over = sum(piece.shape[axis] for piece in parts) - size
-        if rest == {whole.shape[:axis] + whole.shape[axis + 1 :]} and 0 <= over < (len(parts) if rounded else 1 + more * size):
+        if rest == {whole.shape[:axis] + whole.shape[axis + 1 :]} and (0 <= over < room or (more and over > 0)):
             return True
     return not whole.elements
 
