@@ -5,7 +5,10 @@ import pytest
 from planner.check.findings import Finding
 from planner.evaluate.evaluation import evaluate
 from planner.report import evaluation_report, findings_report, markdown_report, search_report
-from planner.report.show import objective_value
+from planner.report.show import objective_value, seconds
+from planner.search import search
+from planner.solve.answer import Limits
+from planner.solve.objective import TIE_RULE, Caps
 from tests.planner.report.small import env_of, infeasible_result, tiny_problem, tiny_result
 
 
@@ -102,3 +105,21 @@ def test_a_hostile_name_steers_neither_terminal_nor_markdown():
     assert "\x1b" not in search_report(result) and "\x07" not in search_report(result)
     markdown = markdown_report(result)
     assert "\x1b" not in markdown and "<img" not in markdown.replace("\\<img", "") and "\n# x" not in markdown
+
+
+def test_limits_and_the_rule_for_ties_are_told():
+    caps = Caps(latency_s=tiny_result().value * 1.2, gpus=tiny_result().evaluation.devices[-1].rank + 1)
+    result = search(tiny_problem(), limits=Limits(caps=caps))
+    text = flat(search_report(result))
+    assert result.status == "optimal" and f"At most: latency {seconds(caps.latency_s)}" in text
+    assert f"Ties: {TIE_RULE}." in text and result.to_dict()["space"]["ties"] == TIE_RULE
+    grid = result.hand_designed[0]
+    assert grid.as_written.choice is not None, "what its author wrote is read without the limits"
+    if grid.best_completion.choice is None:
+        assert "no completion meets the limits" in text
+
+
+def test_what_no_limit_allows_is_the_headline():
+    result = search(tiny_problem(), limits=Limits(caps=Caps(latency_s=1e-6)))
+    assert search_report(result).splitlines()[0].startswith("tiny: infeasible: no plan is under 1 us: the fastest takes")
+    assert result.infeasibility.then_latency_s == pytest.approx(tiny_result().value, rel=1e-9)
