@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -170,7 +171,11 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0)
     asked = parser.parse_args()
-    told = [check_problem(seed) for seed in range(asked.first, asked.first + asked.problems)]
+    told = []
+    for seed in range(asked.first, asked.first + asked.problems):
+        told.append(check_problem(seed))
+        if len(told) % 50 == 0:
+            print(f"{len(told)} problems agree", file=sys.stderr, flush=True)
     done = [counts for counts in told if counts is not None]
     totals = [sum(column) for column in zip(*done, strict=True)]
     print(
