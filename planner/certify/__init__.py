@@ -1,0 +1,1 @@
+"""Certificates of searches, and their verification by code that shares nothing with the search but the price of an operator."""

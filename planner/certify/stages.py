@@ -1,0 +1,237 @@
+"""Stages priced anew for a proof: the least seconds of a stage on given layers and ranks over every option that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.evaluate.pipeline import crossing_fraction, feedback_seconds, send_seconds
+from planner.evaluate.setting import Setting
+from planner.evaluate.stage import Intervals, intervals, stage_price, view
+from planner.evaluate.tables import Block, FfnOption, StageTable, price_blocks
+from search_spaces.sizes import Sizes
+from search_spaces.space import SearchSpace, StageOption, residual_shards
+from search_spaces.stages import block_pattern
+
+Array = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+ROWS = 2_000_000
+"""Prices that are held at once."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Stages of one width that look alike from inside: the first of their places, and every option with what it splits.
+
+    `parts` and `shards` [options]: batch parts and token shards that a micro-batch must be split into; `pair` [options]: index
+    into the partitions x FFN options of the block.
+    """
+
+    block: Block
+    options: tuple[StageOption, ...]
+    pair: NDArray[np.int64]
+    parts: NDArray[np.int64]
+    shards: NDArray[np.int64]
+
+    def splits(self, sizes: Sizes, sequences: int) -> Bools:
+        """Which options a micro-batch of `sequences` can be split by."""
+        return np.asarray((sequences % self.parts == 0) & (self.shards <= sequences * sizes.query_length))
+
+
+def ground(
+    space: SearchSpace, kind: str, place: tuple[int, ...], sequences: tuple[int, ...], index: int | None
+) -> Ground | None:
+    """The options of a stage on `place`; None where there are none."""
+    sizes, ways = space.sizes, len(place)
+    options = space.options(ways, index)
+    if not options:
+        return None
+    partitions = tuple(dict.fromkeys(o.attention for o in options))
+    ffns = tuple(dict.fromkeys(FfnOption(o.mlp_ways, o.experts) for o in options))
+    at = {p: i for i, p in enumerate(partitions)}, {f: i for i, f in enumerate(ffns)}
+    pair = [at[0][o.attention] * len(ffns) + at[1][FfnOption(o.mlp_ways, o.experts)] for o in options]
+    residual = {p: residual_shards(sizes, p) for p in partitions}
+    shards = [ways if _dispatches(o) else max(residual[o.attention], ways // o.mlp_ways) for o in options]
+    parts = [o.attention.batch_parts for o in options]
+    block = Block(kind, (place,), sequences, partitions, ffns, tuple(dict.fromkeys(residual.values())))
+    return Ground(block, options, *(np.array(column, dtype=np.int64) for column in (pair, parts, shards)))
+
+
+def _dispatches(option: StageOption) -> bool:
+    return option.experts is not None and option.experts.form == "dispatch"
+
+
+class StageTimes:
+    """Seconds of stages and hand-overs of a space, priced through the evaluator alone."""
+
+    def __init__(self, env: Setting, space: SearchSpace, most_memory: float) -> None:
+        self.env, self.space, self.sizes, self.most_memory = env, space, space.sizes, most_memory
+        self.sequences = tuple(sorted({space.sequences(r, m) for r, m in space.branches}))
+        self.reach = max((space.stride(r) for r, _ in space.branches), default=0)
+        self._times: dict[tuple[object, int, int], Array] = {}
+        self._sends: dict[tuple[int, int, float, int], float] = {}
+
+    @cached_property
+    def rows(self) -> tuple[Intervals, dict[tuple[int, int], int]]:
+        """The layer intervals that cost differently, and which of them [start, stop) is."""
+        total = self.sizes.layers
+        bounds = [(a, b) for a in range(total) for b in range(a + 1, total + 1)]
+        every, known, rows = intervals(self.env, bounds), {}, {}
+        keep = []
+        for at, span in enumerate(bounds):
+            key = (tuple(every.counts[at].tolist()), bool(every.first[at]), bool(every.last[at]))
+            if key not in known:
+                known[key] = len(keep)
+                keep.append(at)
+            rows[span] = known[key]
+        return Intervals(every.counts[keep], every.first[keep], every.last[keep]), rows
+
+    def site(self, first: int, width: int) -> object:
+        """What stands for every place that looks like `width` ranks from `first`; None where no stage may stand."""
+        if self._uniform:
+            first %= self.space.ground.nodes[0]
+        key = (first, width)
+        if key not in self._sites:
+            there = first + width <= self.sizes.devices and self.space.placed(first, width)
+            self._sites[key] = (width, block_pattern(self.sizes, first, width)) if there else None
+        return self._sites[key]
+
+    @cached_property
+    def _sites(self) -> dict[tuple[int, int], object]:
+        return {}
+
+    @cached_property
+    def _uniform(self) -> bool:
+        """Whether places that lie alike in their nodes look alike."""
+        return self.space.regular and self.space.ground.uniform
+
+    @cached_property
+    def grounds(self) -> dict[object, tuple[Ground, StageTable]]:
+        """Every site with its options and their prices; of a space whose stages are fixed by their number."""
+        places: dict[object, tuple[int, ...]] = {}
+        if self.space.layout:
+            kinds = self.sizes.kind_of_device
+            places = {i: p.devices for i, p in enumerate(self.space.layout) if len({kinds[d] for d in p.devices}) == 1}
+        else:
+            for width, first in self._places():
+                site = self.site(first, width)
+                if site is not None:
+                    places.setdefault(site, tuple(range(first, first + width)))
+        found = {}
+        for key, place in places.items():
+            index = key if isinstance(key, int) else None
+            one = ground(self.space, self.env.cluster.device_kinds[place[0]], place, self.sequences, index)
+            if one is not None:
+                found[key] = one
+        tables = price_blocks(self.env, [g.block for g in found.values()]) if found else []
+        return dict(zip(found, zip(found.values(), tables, strict=True), strict=True))
+
+    def _places(self) -> Iterator[tuple[int, int]]:
+        for width in self.space.widths(self.reach):
+            last = self.reach - width
+            for first in range((min(last, self.space.ground.nodes[0] - 1) if self._uniform else last) + 1):
+                yield width, first
+
+    def least(self, site: object, sequences: int, micro_batches: int) -> Array:
+        """Least seconds of a stage at a site for every row, over the options that fit; inf where none does [rows]."""
+        key = (site, sequences, micro_batches)
+        if key not in self._times:
+            self._times[key] = self._least(site, sequences, micro_batches)
+        return self._times[key]
+
+    def _least(self, site: object, sequences: int, micro_batches: int) -> Array:
+        spans = self.rows[0]
+        best = np.full(spans.first.size, np.inf)
+        if site not in self.grounds:
+            return best
+        own, table = self.grounds[site]
+        usable = own.pair[own.splits(self.sizes, sequences)]
+        if not usable.size:
+            return best
+        kind = self.env.cluster.kinds[own.block.kind]
+        capacity = min(float(kind.memory_bytes), self.most_memory)
+        v = view(self.env, self.sizes, table, 0, self.sequences.index(sequences), sequences * micro_batches)
+        step = max(1, ROWS // (len(own.block.partitions) * len(own.block.ffns)))
+        for at in range(0, best.size, step):
+            some = slice(at, at + step)
+            price = stage_price(v, Intervals(spans.counts[some], spans.first[some], spans.last[some]))
+            seconds, memory = (x.reshape(x.shape[0], -1)[:, usable] for x in (price.seconds, price.memory))
+            best[some] = np.where(memory <= capacity, seconds, np.inf).min(axis=1)
+        return best
+
+    def fastest_layers(self, sequences: int) -> tuple[float, float] | None:
+        """(seconds, GPU-seconds) of all layers, each with its fastest and its thriftiest option; None without options."""
+        least, thrift = self._layer_kinds(sequences)
+        layers = np.bincount(np.asarray(self.env.kind_of_layer), minlength=least.size)
+        return (float(layers @ least), float(layers @ thrift)) if np.isfinite(least).all() else None
+
+    def fastest_suffixes(self, sequences: int) -> Array:
+        """Least seconds of the layers from one on, ends of the model apart [layers + 1]."""
+        least = self._layer_kinds(sequences)[0][np.asarray(self.env.kind_of_layer)]
+        return np.append(np.cumsum(least[::-1])[::-1], 0.0)
+
+    def _layer_kinds(self, sequences: int) -> tuple[Array, Array]:
+        """Least seconds, and least GPU-seconds, of one layer of every kind [kinds]."""
+        if sequences not in self._layers:
+            self._layers[sequences] = self._least_layers(sequences)
+        return self._layers[sequences]
+
+    @cached_property
+    def _layers(self) -> dict[int, tuple[Array, Array]]:
+        return {}
+
+    def _least_layers(self, sequences: int) -> tuple[Array, Array]:
+        kinds = len(self.env.kinds)
+        least, thrift = np.full(kinds, np.inf), np.full(kinds, np.inf)
+        batch = self.sequences.index(sequences)
+        for own, table in self.grounds.values():
+            usable = own.pair[own.splits(self.sizes, sequences)]
+            if not usable.size:
+                continue
+            a, f = np.divmod(usable, len(own.block.ffns))
+            shard = np.array([own.block.shards.index(residual_shards(self.sizes, p)) for p in own.block.partitions])[a]
+            for kind in range(kinds):
+                seconds = table.attention[kind].seconds[0, batch, a] + table.ffn[kind].seconds[0, batch, shard, f]
+                least[kind] = min(least[kind], float(seconds.min()))
+                thrift[kind] = min(thrift[kind], float(seconds.min()) * own.block.width)
+        return least, thrift
+
+    def send(self, at: int, before: int, after: int, sequences: int) -> float:
+        """Seconds from a stage of `before` ranks that ends at rank `at` to one of `after` ranks that begins there."""
+        if self._uniform:  # moved by whole nodes, the ranks cross the same boundaries
+            at = before + (at - before) % self.space.ground.nodes[0]
+        source, target = tuple(range(at - before, at)), tuple(range(at, at + after))
+        key = (before, after, self._crossing(at, before, after), sequences)
+        if key not in self._sends:
+            self._sends[key] = send_seconds(self.env, source, target, sequences)
+        return self._sends[key]
+
+    def _crossing(self, at: int, before: int, after: int) -> float:
+        """Share of the hand-over that leaves its scale-up domain: with the widths all that its price depends on."""
+        key = (at, before, after)
+        if key not in self._shares:
+            source, target = tuple(range(at - before, at)), tuple(range(at, at + after))
+            self._shares[key] = crossing_fraction(self.env.cluster.domain_of, source, target)
+        return self._shares[key]
+
+    @cached_property
+    def _shares(self) -> dict[tuple[int, int, int], float]:
+        return {}
+
+    def feedback(self, end: int, sequences: int) -> float:
+        """Seconds of the sampled tokens' way from the last of `end` ranks back to the first, in decode."""
+        if self.sizes.phase != "decode":
+            return 0.0
+        return feedback_seconds(self.env, (end - 1,), (0,), sequences)
+
+    def sends_of(self, places: list[tuple[int, ...]], sequences: int) -> list[float]:
+        """Hand-overs of a pipeline whose stages stand anywhere, in decode with the tokens' way back."""
+        sends = [send_seconds(self.env, a, b, sequences) for a, b in pairwise(places)]
+        if self.sizes.phase == "decode" and len(places) > 1:
+            sends.append(feedback_seconds(self.env, places[-1], places[0], sequences))
+        return sends
