@@ -17,6 +17,7 @@ from planner.evaluate.setting import Setting, setting
 from planner.plan import choice_to_dict
 from planner.problem import Problem, problem_to_dict
 from planner.solve.answer import Limits, Optimum
+from planner.solve.closings import Closing, closings
 from planner.solve.decisions import Decision, DecisionValue, decision_tables
 from planner.solve.objective import NO_CAPS, TIE_RULE, Caps, Name
 from planner.solve.optimum import SpaceSearch
@@ -101,6 +102,7 @@ class Result:
     seed: int
     interrupted: bool = False
     caps: Caps = NO_CAPS
+    closings: tuple[Closing, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready data (`planner.result/1`), without times or host facts."""
@@ -191,13 +193,13 @@ def search(
     asked = priced_space(problem, (objective,), limits)
     env = asked.env
     optimum = asked.run(progress=progress)
-    size = str(problem.space.size())
+    size, closed = str(problem.space.size()), closings(asked, optimum)
     if optimum.choice is None:
         reason = infeasibility(problem, asked, optimum) if optimum.complete else None
         status = "infeasible" if optimum.complete else "timeout"
         return Result(
             problem, objective, status, None, None, None, size, optimum, None, None, (), (), (), None, reason, limits.seed,
-            optimum.interrupted, limits.caps,
+            optimum.interrupted, limits.caps, closed,
         )  # fmt: skip
     value, bound = in_unit(problem, objective, optimum.value), in_unit(problem, objective, optimum.bound)
     gap = abs(bound - value) / abs(value)
@@ -205,6 +207,7 @@ def search(
     plain = Result(
         problem, objective, status, value, bound, gap, size, optimum, optimum.choice,
         evaluate(env, problem.sizes, optimum.choice), (), (), (), None, None, limits.seed, optimum.interrupted, limits.caps,
+        closed,
     )  # fmt: skip
     if not details or optimum.interrupted or time.monotonic() - start > limits.seconds:
         return replace(plain, alternatives=alternatives(asked, problem, optimum, top))

@@ -81,8 +81,8 @@ class StageTimes:
         """The layer intervals that cost differently, and which of them [start, stop) is."""
         total = self.sizes.layers
         bounds = [(a, b) for a in range(total) for b in range(a + 1, total + 1)]
-        every, known, rows = intervals(self.env, bounds), {}, {}
-        keep = []
+        every, rows = intervals(self.env, bounds), dict[tuple[int, int], int]()
+        known, keep = dict[object, int](), list[int]()
         for at, span in enumerate(bounds):
             key = (tuple(every.counts[at].tolist()), bool(every.first[at]), bool(every.last[at]))
             if key not in known:

@@ -21,15 +21,37 @@ class Limits:
     caps: Caps = NO_CAPS
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """The CP model of the chosen branch: its legs, the most its pipelines may take and the bound that it proved, both in
+    seconds (times `weight` in what is minimized); status as CP-SAT names it, cuts, and how it ran.
+    """
+
+    replicas: int
+    micro_batches: int
+    legs: int
+    cutoff: float
+    bound: float
+    weight: float
+    status: str
+    cuts: int
+    seed: int
+    workers: int
+    effort: float
+
+
 @dataclass
 class Counts:
-    """What the search did: options priced, branches opened, CP models solved, cuts added, choices dropped by reason."""
+    """What the search did: options priced, branches opened, CP models solved, cuts added, choices dropped by reason, and the
+    CP model of the chosen branch (None where none was needed).
+    """
 
     priced: int = 0
     branches: int = 0
     iterations: int = 0
     cuts: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
+    model: ModelFacts | None = None
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Count what was left out."""

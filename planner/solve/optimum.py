@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from planner.evaluate.setting import Setting
-from planner.solve.answer import Counts, Limits, Optimum
+from planner.solve.answer import Counts, Limits, ModelFacts, Optimum
 from planner.solve.apart import ApartSpace
 from planner.solve.blocks import PricedSpace
 from planner.solve.branch import Branch, StageArrays
@@ -300,7 +300,7 @@ class SpaceSearch:
         if not legs or len(legs) > MAX_LEGS:
             counts.drop("branch closed by the exact program")
             return best
-        return min(best, chosen.weight * self._solve_model(table, objective, legs, cutoff, chosen.path, counts))
+        return min(best, self._solve_model(table, objective, legs, cutoff, chosen, counts))
 
     def _least_slowest(self, table: PipelineTable) -> float:
         return float(table.sweep(minimax=True).final.min())
@@ -311,14 +311,20 @@ class SpaceSearch:
         objective: Objective,
         legs: list[tuple[Leg, float]],
         cutoff: float,
-        start: Path,
+        start: Found,
         counts: Counts,
     ) -> float:
         model = PipelineModel(table, objective, legs, cutoff)
-        model.hint(start)
-        answer = model.solve(self.limits.seed, self.limits.workers, self.limits.effort)
+        if start.path is not None:
+            model.hint(start.path)
+        how = self.limits.seed, self.limits.workers, self.limits.effort
+        answer = model.solve(*how)
+        bound = max(answer.bound, 0.0)
         counts.iterations += 1
-        return max(answer.bound, 0.0)
+        counts.model = ModelFacts(
+            start.replicas, start.micro_batches, len(legs), cutoff, bound, start.weight, answer.status, counts.cuts, *how
+        )
+        return start.weight * bound
 
     def _choice(self, found: Found) -> Choice:
         if found.apart is not None:
