@@ -48,7 +48,10 @@ def intervals(env: Setting, bounds: Sequence[tuple[int, int]]) -> Intervals:
 
 @dataclass(frozen=True)
 class StageView:
-    """One site and micro-batch size of a stage table, for the chosen `partitions` [A] and `ffns` [F] of its block."""
+    """One site and micro-batch size of a stage table, for the chosen `partitions` [A] and `ffns` [F] of its block.
+
+    `paired`: partition i goes with FFN option i alone (A = F); shapes [A, F] below are then [A, 1].
+    """
 
     env: Setting
     table: StageTable
@@ -58,6 +61,7 @@ class StageView:
     shard_index: Ints
     partitions: Ints
     ffns: Ints
+    paired: bool = False
 
     @property
     def sequences(self) -> int:
@@ -71,7 +75,8 @@ class StageView:
 
     def ffn(self, kind: int) -> Bill:
         """FFN bills [A, F] of a layer kind."""
-        bill, grid = self.table.ffn[kind], np.ix_(self.shard_index, self.ffns)
+        bill, own = self.table.ffn[kind], self.table.own[kind][self.ffns]
+        grid = (self.shard_index[:, None], own[:, None] if self.paired else own[None, :])
         return Bill(*(getattr(bill, name)[self.site, self.batch][grid] for name in Bill.__slots__))
 
     def end(self, bill: Bill | None) -> Bill:
@@ -108,13 +113,15 @@ def view(
     replica_batch: int,
     partitions: Ints | None = None,
     ffns: Ints | None = None,
+    *,
+    paired: bool = False,
 ) -> StageView:
     """A view of one site and micro-batch size; `replica_batch` is the sequences of one replica (default: all options)."""
     chosen = np.arange(len(table.block.partitions)) if partitions is None else partitions
     columns = np.arange(len(table.block.ffns)) if ffns is None else ffns
     index = {shards: i for i, shards in enumerate(table.block.shards)}
     shards = [index[residual_shards(sizes, table.block.partitions[i])] for i in chosen.tolist()]
-    return StageView(env, table, site, batch, replica_batch, np.array(shards, dtype=np.int64), chosen, columns)
+    return StageView(env, table, site, batch, replica_batch, np.array(shards, dtype=np.int64), chosen, columns, paired)
 
 
 def stage_price(v: StageView, spans: Intervals) -> StagePrice:
@@ -129,7 +136,8 @@ def stage_price(v: StageView, spans: Intervals) -> StagePrice:
     peak = np.maximum(peak, np.where(last, head.peak[None, :], 0.0))
     if v.env.model.tied_embeddings:
         weights = weights - np.where(first & last, head.weights[None, :], 0.0)
-    total = [np.broadcast_to(x[:, :, None], (*x.shape, v.ffns.size)) for x in (seconds, weights, sent, peak, cache)]
+    others = 1 if v.paired else v.ffns.size
+    total = [np.broadcast_to(x[:, :, None], (*x.shape, others)) for x in (seconds, weights, sent, peak, cache)]
     for kind in range(spans.counts.shape[1]):
         count = spans.counts[:, kind][:, None, None]
         attention, ffn = v.attention(kind), v.ffn(kind)

@@ -67,16 +67,25 @@ class Block:
         """GPUs of a stage."""
         return len(self.places[0])
 
+    @property
+    def options(self) -> tuple[object, ...]:
+        """Everything but the micro-batch sizes."""
+        return self.kind, self.places, self.partitions, self.ffns, self.shards
+
 
 @dataclass(frozen=True)
 class StageTable:
-    """Bills of a block: attention per layer kind [sites, batches, A]; FFN per layer kind [sites, batches, R, F];
+    """Bills of a block: attention per layer kind [sites, batches, A]; FFN per layer kind [sites, batches, R, U];
     embedding, receive and head [sites, batches, R] (None where the model has none).
+
+    A dense FFN asks only for the ways of an option, a mixture only for its placement: `own[kind]` [F] numbers the U
+    different ones that a layer kind tells apart.
     """
 
     block: Block
     attention: tuple[Bill, ...]
     ffn: tuple[Bill, ...]
+    own: tuple[Ints, ...]
     embedding: Bill | None
     receive: Bill
     head: Bill | None
@@ -103,7 +112,15 @@ def _price_kind(env: Setting, kind: str, blocks: list[Block]) -> list[StageTable
     receive = pricing.ends(blocks, sites, receive_role)
     head = pricing.ends(blocks, sites, pricing.head) if env.has_head else [None] * len(blocks)
     return [
-        StageTable(block, tuple(a[i] for a in attention), tuple(f[i] for f in ffn), embedding[i], receive[i], head[i])
+        StageTable(
+            block,
+            tuple(a[i] for a in attention),
+            tuple(f[i] for f in ffn),
+            tuple(_told_apart(block, k)[1] for k in env.kinds),
+            embedding[i],
+            receive[i],
+            head[i],
+        )
         for i, block in enumerate(blocks)
     ]
 
@@ -134,14 +151,16 @@ class _Pricing:
         return _split(bill, [(len(b.places), len(b.sequences), len(b.partitions)) for b in blocks])
 
     def ffn(self, blocks: list[Block], sites: list[Ints], layer: LayerKind) -> list[Bill]:
-        """FFN bills [sites, batches, R, F] of each block."""
-        shapes = [(len(b.places), len(b.sequences), len(b.shards), len(b.ffns)) for b in blocks]
-        options = [np.arange(len(b.shards) * len(b.ffns)) for b in blocks]
+        """FFN bills [sites, batches, R, U] of each block."""
+        own = [_told_apart(block, layer)[0] for block in blocks]
+        shapes = [(len(b.places), len(b.sequences), len(b.shards), len(u)) for b, u in zip(blocks, own, strict=True)]
+        options = [np.arange(len(b.shards) * len(u)) for b, u in zip(blocks, own, strict=True)]
         case = _cases(zip(sites, (b.sequences for b in blocks), options, strict=True))
         sizes = [int(np.prod(shape)) for shape in shapes]
         width = np.repeat([b.width for b in blocks], sizes)
-        shards = np.concatenate([np.asarray(b.shards)[c // len(b.ffns)] for b, c in _chunks(blocks, sizes, case[2])])
-        ffn = [b.ffns[i] for b, c in _chunks(blocks, sizes, case[2]) for i in (c % len(b.ffns)).tolist()]
+        chunks = list(zip(blocks, own, np.split(case[2], np.cumsum(sizes)[:-1]), strict=True))
+        shards = np.concatenate([np.asarray(b.shards)[c // len(u)] for b, u, c in chunks])
+        ffn = [u[i] for _, u, c in chunks for i in (c % len(u)).tolist()]
         tokens = case[1] * self.env.query_length
         if layer.moe:
             bill = self._moe(layer, case[0], tokens, width, shards, ffn)
@@ -233,5 +252,9 @@ def _split(bill: Bill, shapes: Sequence[tuple[int, ...]]) -> list[Bill]:
     return [Bill(*(column[i].reshape(shape) for column in columns)) for i, shape in enumerate(shapes)]
 
 
-def _chunks(blocks: list[Block], sizes: list[int], values: Ints) -> list[tuple[Block, Ints]]:
-    return list(zip(blocks, np.split(values, np.cumsum(sizes)[:-1]), strict=True))
+def _told_apart(block: Block, layer: LayerKind) -> tuple[list[FfnOption], Ints]:
+    """The FFN options that a layer kind tells apart [U], each by its first option, and the one of each option [F]."""
+    keys: list[object] = [f.experts if layer.moe else f.mlp_ways for f in block.ffns]
+    first = {key: f for key, f in reversed(list(zip(keys, block.ffns, strict=True)))}
+    order = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    return [first[key] for key in order], np.array([order[key] for key in keys], dtype=np.int64)

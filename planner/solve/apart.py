@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from planner.evaluate.separate import AttentionSide, Cases, expert_side, separate_makespan, separate_price
 from planner.evaluate.setting import Setting
-from planner.evaluate.tables import Bill, Block, FfnOption, StageTable, price_blocks
+from planner.evaluate.slices import price_blocks
+from planner.evaluate.tables import Bill, Block, FfnOption, StageTable
 from planner.solve.candidates import ApartFound, Candidates, Rows
 from planner.solve.objective import SAME
 from planner.solve.pin import Pin, pinned
@@ -219,7 +220,9 @@ class ApartSpace:
 
     @cached_property
     def _branches(self) -> dict[tuple[int, int], tuple[Candidates, ...]]:
-        return {}
+        blocks = tuple(table.block.options for table in self.near.values())
+        placements = tuple(self.placements(len(far)) for _, far in self.splits)
+        return self.env.room(("experts apart", self.splits, blocks, placements, self._extra, self._most))
 
     def _tabulate(self, sequences: int, kept: int) -> tuple[Candidates, ...]:
         """One table per pair of GPU kinds; `kept` sequences stay in a replica's cache."""
@@ -346,5 +349,7 @@ class ApartSpace:
 
         kinds = range(len(self.env.kinds))
         attention = tuple(gather(lambda t, k=k: t.attention[k], a) for k in kinds)  # type: ignore[misc]
-        dense = tuple(None if self.env.kinds[k].moe else gather(lambda t, k=k: t.ffn[k], r, f) for k in kinds)  # type: ignore[misc]
+        first = np.cumsum([0, *(len(table.block.ffns) for table in tables)])
+        own = [np.concatenate([table.own[k] for table in tables])[first[near] + f] for k in kinds]
+        dense = tuple(None if self.env.kinds[k].moe else gather(lambda t, k=k: t.ffn[k], r, own[k]) for k in kinds)  # type: ignore[misc]
         return AttentionSide(attention, dense, gather(lambda t: t.embedding, r), gather(lambda t: t.head, r))

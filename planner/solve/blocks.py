@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from planner.evaluate.pipeline import crossing_fraction
 from planner.evaluate.setting import Setting
-from planner.evaluate.stage import Intervals, StagePrice, intervals, stage_price, view
-from planner.evaluate.tables import Block, FfnOption, StageTable, price_blocks
+from planner.evaluate.slices import price_blocks
+from planner.evaluate.stage import Intervals, StageView, intervals, view
+from planner.evaluate.tables import Block, FfnOption, StageTable
 from planner.solve.pin import Pin, pinned
 from search_spaces.sizes import Sizes
-from search_spaces.space import SearchSpace, StageOption, residual_shards
+from search_spaces.space import SearchSpace, StageOption, nested, residual_shards
 from search_spaces.stages import block_pattern
 
 Array = NDArray[np.float64]
@@ -23,11 +24,32 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
+class Allowed:
+    """Which options go together: partitions `rows` [A], and FFN options `pairs` [R, F] by the residual split `shard` [A]."""
+
+    rows: Bools
+    pairs: Bools
+    shard: Ints
+
+    def matrix(self) -> Bools:
+        """Allowed pairs [A, F]."""
+        return np.asarray(self.rows[:, None] & self.pairs[self.shard])
+
+    def count(self) -> int:
+        """Number of allowed pairs."""
+        return int((self.rows * self.pairs.sum(axis=1)[self.shard]).sum())
+
+    def narrowed(self, rows: Bools, columns: Bools) -> Allowed:
+        """Those among some partitions [A] and FFN options [F]."""
+        return Allowed(self.rows & rows, self.pairs & columns[None, :], self.shard)
+
+
+@dataclass(frozen=True)
 class OptionBlock:
-    """Options of stages of one width and GPU kind: a block with the (A, F) pairs that the space allows."""
+    """Options of stages of one width and GPU kind: a block with the pairs of options that the space allows."""
 
     block: Block
-    allowed: Bools
+    allowed: Allowed
 
     def option(self, index: int) -> StageOption:
         """The option at a flat index into [A, F]."""
@@ -35,18 +57,16 @@ class OptionBlock:
         ffn = self.block.ffns[f]
         return StageOption(self.block.partitions[a], ffn.mlp_ways, ffn.experts)
 
-    def fits(self, sizes: Sizes, sequences: int) -> Bools:
-        """Which pairs [A, F] a micro-batch of `sequences` can be split by (see `SearchSpace.fits_micro_batch`)."""
+    def fits(self, sizes: Sizes, sequences: int) -> Allowed:
+        """Which of them a micro-batch of `sequences` can be split by (see `SearchSpace.fits_micro_batch`)."""
         ways = self.block.width
-        parts = np.array([p.batch_parts for p in self.block.partitions])
-        residual = np.array([residual_shards(sizes, p) for p in self.block.partitions])[:, None]
-        ffn = np.array(
-            [ways if f.experts is not None and f.experts.form != "local" else ways // f.mlp_ways for f in self.block.ffns]
-        )
-        shards = np.where(
-            [f.experts is not None and f.experts.form != "local" for f in self.block.ffns], ways, np.maximum(residual, ffn)
-        )
-        return np.asarray(self.allowed & (sequences % parts == 0)[:, None] & (shards <= sequences * sizes.query_length))
+        parts = np.array([p.batch_parts for p in self.block.partitions], dtype=np.int64)
+        residual = np.array(self.block.shards, dtype=np.int64)[:, None]
+        spread = np.array([f.experts is not None and f.experts.form != "local" for f in self.block.ffns], dtype=bool)
+        ffn = np.array([ways // f.mlp_ways for f in self.block.ffns], dtype=np.int64)
+        shards = np.where(spread, ways, np.maximum(residual, ffn))
+        pairs = self.allowed.pairs & (shards <= sequences * sizes.query_length)
+        return Allowed(self.allowed.rows & (sequences % np.maximum(parts, 1) == 0), pairs, self.allowed.shard)
 
 
 def option_block(
@@ -58,15 +78,13 @@ def option_block(
     partitions = tuple(own.attention.partitions(sizes, width))
     experts = tuple(own.experts.shared(sizes, width)) if sizes.moe else (None,)
     ffns = tuple(FfnOption(mlp, e) for mlp in own.mlp_choices(width) for e in experts)
-    shards = tuple(dict.fromkeys(residual_shards(sizes, p) for p in partitions))
-    residual = np.array([residual_shards(sizes, p) for p in partitions], dtype=np.int64).reshape(-1, 1)
-    split = np.array([width // f.mlp_ways for f in ffns], dtype=np.int64).reshape(1, -1)
-    nested = (
-        (residual % split == 0) | (split % residual == 0)
-        if residual.size and split.size
-        else np.zeros((len(partitions), len(ffns)), bool)
-    )
-    return OptionBlock(Block(kind, places, sequences, partitions, ffns, shards), nested)
+    each = [residual_shards(sizes, p) for p in partitions]
+    shards = tuple(dict.fromkeys(each))
+    number = {count: i for i, count in enumerate(shards)}
+    shard = np.array([number[count] for count in each], dtype=np.int64)
+    pairs = np.array([[nested(count, width // f.mlp_ways) for f in ffns] for count in shards], dtype=bool)
+    block = Block(kind, places, sequences, partitions, ffns, shards)
+    return OptionBlock(block, Allowed(np.ones(len(partitions), bool), pairs.reshape(len(shards), len(ffns)), shard))
 
 
 @dataclass(frozen=True)
@@ -91,16 +109,17 @@ class PricedSpace:
             self._pinned_slots()
         else:
             self._open_slots(max(strides, default=0))
-        usable = [b for b in self.blocks if b.allowed.size and b.allowed.any()]
+        usable = [b for b in self.blocks if b.allowed.count()]
         priced = dict(zip(map(id, usable), price_blocks(env, [b.block for b in usable]), strict=True))
         self.tables: list[StageTable | None] = [priced.get(id(b)) for b in self.blocks]
         self._sends: dict[tuple[int, int], Array] = {}
         self._crossing: dict[int, Array] = {}
-        self._fitting: dict[tuple[int, int], Bools] = {}
-        self._masks: dict[tuple[int, tuple[tuple[str, object], ...]], Bools] = {}
+        self._fitting: dict[tuple[int, int], Allowed] = {}
+        self._masks: dict[tuple[int, tuple[tuple[str, object], ...]], tuple[Bools, Bools]] = {}
         self.fitting_seconds: dict[tuple[int, int, int], Array] = {}
-        self.kept: dict[tuple[int, int, int, int], StagePrice] = {}
-        self._layers: dict[tuple[int, int], Array] = {}
+        kept = env.room(("pipelines", tuple(b.block.options for b in self.blocks), extra_memory, most_memory))
+        self.undominated: dict[tuple[int, int, int], tuple[Ints, Ints]] = kept.setdefault("undominated", {})
+        self.best: dict[tuple[int, int, int, int], tuple[Array, Ints, Array]] = kept.setdefault("best", {})
 
     def _open_slots(self, stride: int) -> None:
         for width in self.space.widths(stride):
@@ -129,7 +148,7 @@ class PricedSpace:
     @property
     def priced(self) -> int:
         """Stage options that were priced: options x sites x micro-batch sizes."""
-        return sum(int(b.allowed.sum()) * len(b.block.places) * len(self.sequences) for b in self.blocks)
+        return sum(b.allowed.count() * len(b.block.places) * len(self.sequences) for b in self.blocks)
 
     @cached_property
     def spans(self) -> tuple[Intervals, Ints]:
@@ -147,67 +166,65 @@ class PricedSpace:
             rows[a, b] = row
         return Intervals(every.counts[first], every.first[first], every.last[first]), rows
 
-    def candidates(self, block: int, sequences: int, pin: Pin | None) -> tuple[Ints, Ints, Bools] | None:
-        """Partitions [A'], FFN options [F'] and allowed pairs [A', F'] that survive the micro-batch rules and the pin."""
-        if self.tables[block] is None:
-            return None
-        allowed = self.allowed(block, sequences, pin)
-        rows, columns = np.nonzero(allowed.any(axis=1))[0], np.nonzero(allowed.any(axis=0))[0]
-        return (rows, columns, allowed[np.ix_(rows, columns)]) if rows.size else None
-
-    def allowed(self, block: int, sequences: int, pin: Pin | None) -> Bools:
-        """Allowed pairs [A, F] of a block for a micro-batch size and a pin."""
+    def allowed(self, block: int, sequences: int, pin: Pin | None) -> Allowed:
+        """Allowed options of a block for a micro-batch size and a pin."""
         options, key = self.blocks[block], (block, sequences)
-        if self.tables[block] is None:
-            return np.zeros(options.allowed.shape, dtype=bool)
         if key not in self._fitting:
-            self._fitting[key] = options.fits(self.sizes, sequences) if options.allowed.size else options.allowed
+            self._fitting[key] = options.fits(self.sizes, sequences)
         if not pin:
             return self._fitting[key]
         held = (block, tuple(pin.items()))
         if held not in self._masks:
-            self._masks[held] = pinned(options.block.partitions, pin)[:, None] & pinned(options.block.ffns, pin)[None, :]
-        return self._fitting[key] & self._masks[held]
+            self._masks[held] = pinned(options.block.partitions, pin), pinned(options.block.ffns, pin)
+        return self._fitting[key].narrowed(*self._masks[held])
 
-    def price(self, slot: StageSlot, sequences: int, replica_batch: int, partitions: Ints, ffns: Ints) -> StagePrice:
-        """Price of the chosen options of a slot on every interval row."""
-        table = self.tables[slot.block]
+    def view(
+        self, slot: StageSlot, sequences: int, replica_batch: int, partitions: Ints, ffns: Ints, *, paired: bool
+    ) -> StageView:
+        """The chosen options of a slot: all pairs of them, or the i-th with the i-th where `paired`."""
+        table, at = self.tables[slot.block], self.sequences.index(sequences)
         if table is None:
             raise ValueError("no option for this stage")
-        at = self.sequences.index(sequences)
-        return stage_price(view(self.env, self.sizes, table, slot.site, at, replica_batch, partitions, ffns), self.spans[0])
+        return view(self.env, self.sizes, table, slot.site, at, replica_batch, partitions, ffns, paired=paired)
 
-    def least_layer(self, sequences: int, pin: Pin | None = None) -> tuple[float, float] | None:
+    def least_layer(self, sequences: int, pin: Pin | None = None, most: float = np.inf) -> tuple[float, float] | None:
         """(seconds of all layers, GPU-seconds of all layers) with the fastest, and the thriftiest, option of each layer.
 
-        No pipeline of micro-batches of `sequences` has a shorter chain, or does less work; None where there is no option.
+        No pipeline of micro-batches of `sequences` whose stages have at most `most` GPUs has a shorter chain, or does less
+        work; None where there is no option.
         """
         kinds = len(self.env.kinds)
         chain, work = np.full(kinds, np.inf), np.full(kinds, np.inf)
         for number, options in enumerate(self.blocks):
-            if self.tables[number] is None:
+            if self.tables[number] is None or options.block.width > most:
                 continue
-            allowed = self.allowed(number, sequences, pin)
-            if not allowed.any():
-                continue
-            least = self._layer_seconds(number, sequences)[:, allowed].min(axis=1)
+            least = self._least_seconds(number, sequences, pin)
             chain, work = np.minimum(chain, least), np.minimum(work, least * options.block.width)
         counts = np.bincount(np.asarray(self.env.kind_of_layer), minlength=kinds)
         if not np.isfinite(chain).all():
             return None
         return float(counts @ chain), float(counts @ work)
 
-    def _layer_seconds(self, block: int, sequences: int) -> Array:
-        """Seconds of one layer of each kind with every option, on the best site [K, A, F]."""
-        key, table = (block, sequences), self.tables[block]
-        if key not in self._layers and table is not None:
-            options, at = self.blocks[block].block, self.sequences.index(sequences)
-            index = [options.shards.index(residual_shards(self.sizes, p)) for p in options.partitions]
-            self._layers[key] = np.stack([
-                (a.seconds[:, at, :, None] + f.seconds[:, at][:, index]).min(axis=0)
-                for a, f in zip(table.attention, table.ffn, strict=True)
-            ])  # fmt: skip
+    def _least_seconds(self, block: int, sequences: int, pin: Pin | None) -> Array:
+        """Least seconds of one layer of each kind on the best site [K], inf where nothing is allowed."""
+        key = (block, sequences, tuple(pin.items()) if pin else ())
+        if key not in self._layers:
+            allowed, table, at = self.allowed(block, sequences, pin), self.tables[block], self.sequences.index(sequences)
+            if table is None:
+                raise ValueError("no option for this stage")
+            found = []
+            for attention, ffn, own in zip(table.attention, table.ffn, table.own, strict=True):
+                heads = np.full((attention.seconds.shape[0], len(table.block.shards)), np.inf)
+                chosen = np.nonzero(allowed.rows)[0]
+                np.minimum.at(heads.T, allowed.shard[chosen], attention.seconds[:, at, chosen].T)
+                rest = np.where(allowed.pairs, ffn.seconds[:, at][:, :, own], np.inf).min(axis=2, initial=np.inf)
+                found.append(float((heads + rest).min(initial=np.inf)))
+            self._layers[key] = np.array(found)
         return self._layers[key]
+
+    @cached_property
+    def _layers(self) -> dict[tuple[int, int, tuple[tuple[str, object], ...]], Array]:
+        return {}
 
     def capacity(self, slot: StageSlot) -> float:
         """Bytes of one GPU of a slot, at most the cap, with those that the search was granted besides."""

@@ -8,8 +8,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.evaluate.stage import StagePrice
+from planner.evaluate.stage import StagePrice, stage_price
 from planner.solve.blocks import PricedSpace, StageSlot
+from planner.solve.dominance import undominated_pairs
 from planner.solve.pin import Pin
 from search_spaces.space import StageOption
 
@@ -17,8 +18,8 @@ Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 TIE = 1e-12
-KEPT = 60_000
-"""Prices of one slot that are kept for later questions, at most."""
+KEPT = 1_200_000
+"""Prices of one block that are kept for later questions, at most."""
 
 
 @dataclass(frozen=True)
@@ -103,56 +104,73 @@ class Branch:
 
     def _least_of_block(self, block: int, pin: Pin) -> Array | None:
         """Least seconds [sites, I] of a block's options that agree with a pin (None where none does)."""
-        chosen = np.nonzero(self.priced.allowed(block, self.sequences, pin).ravel())[0]
-        if not chosen.size:
+        if self.priced.tables[block] is None:
             return None
-        places = self.priced.blocks[block].block.places
+        allowed, places = self.priced.allowed(block, self.sequences, pin), self.priced.blocks[block].block.places
+        if not allowed.count():
+            return None
+        slots = [StageSlot(place, block, site) for site, place in enumerate(places)]
+        if self.priced.spans[0].first.size * allowed.rows.size * allowed.pairs.shape[1] * len(places) > KEPT:
+            return np.stack([self.best(slot, pin)[0] for slot in slots])
         key = (block, self.sequences, self.replica_batch)
         if key not in self.priced.fitting_seconds:
-            slots = [StageSlot(place, block, site) for site, place in enumerate(places)]
-            if self.priced.spans[0].first.size * self.priced.blocks[block].allowed.size * len(places) > 20 * KEPT:
-                return np.stack([self.best(slot, pin)[0] for slot in slots])
             self.priced.fitting_seconds[key] = np.stack([self._fitting_seconds(slot) for slot in slots])
+        chosen = np.nonzero(allowed.matrix().ravel())[0]
         return np.asarray(self.priced.fitting_seconds[key][:, :, chosen].min(axis=2))
 
     def _fitting_seconds(self, slot: StageSlot) -> Array:
         """Seconds [I, A x F] of every option of a slot, inf where it does not fit the memory."""
         block = self.priced.blocks[slot.block].block
-        price = self._price(slot, np.arange(len(block.partitions)), np.arange(len(block.ffns)))
+        price = self._price(slot, np.arange(len(block.partitions)), np.arange(len(block.ffns)), paired=False)
         rows = price.seconds.shape[0]
         return np.where(price.memory <= self.priced.capacity(slot), price.seconds, np.inf).reshape(rows, -1)
 
     def best(self, slot: StageSlot, pin: Pin | None = None) -> tuple[Array, Ints, Array]:
         """Best seconds, its option and the missing bytes of one slot on every interval row [I]."""
-        candidates = self.priced.candidates(slot.block, self.sequences, pin)
+        key = (slot.block, slot.site, self.sequences, self.replica_batch)
+        if pin or key not in self.priced.best:
+            found = self._best(slot, pin)
+            if pin:
+                return found
+            self.priced.best[key] = found
+        return self.priced.best[key]
+
+    def _best(self, slot: StageSlot, pin: Pin | None) -> tuple[Array, Ints, Array]:
         rows = self.priced.spans[0].first.size
-        if candidates is None:
+        partitions, ffns = self._candidates(slot.block, pin)
+        if not partitions.size:
             return np.full(rows, np.inf), np.zeros(rows, dtype=np.int64), np.full(rows, np.inf)
-        partitions, ffns, allowed = candidates
-        price = self._price(slot, partitions, ffns)
-        flat = (rows, -1)
-        missing = np.where(allowed[None], price.memory - self.priced.capacity(slot), np.inf).reshape(flat)
-        time = np.where(missing <= 0, price.seconds.reshape(flat), np.inf)
+        price = self._price(slot, partitions, ffns, paired=True)
+        missing = price.memory[:, :, 0] - self.priced.capacity(slot)
+        time = np.where(missing <= 0, price.seconds[:, :, 0], np.inf)
         least = time.min(axis=1)
-        sent = np.where(time <= (least * (1 + TIE))[:, None], price.sent.reshape(flat), np.inf)
+        sent = np.where(time <= (least * (1 + TIE))[:, None], price.sent[:, :, 0], np.inf)
         pick = sent.argmin(axis=1)
         found = time[np.arange(rows), pick]
-        count = len(self.priced.blocks[slot.block].block.ffns)
-        option = partitions[pick // ffns.size] * count + ffns[pick % ffns.size]
+        option = partitions[pick] * len(self.priced.blocks[slot.block].block.ffns) + ffns[pick]
         return found, option, np.where(np.isfinite(found), 0.0, missing.min(axis=1))
 
-    def _price(self, slot: StageSlot, partitions: Ints, ffns: Ints) -> StagePrice:
-        """Price of some options of a slot; that of all its options is kept while it is small."""
-        block, rows = self.priced.blocks[slot.block].block, self.priced.spans[0].first.size
-        whole = (np.arange(len(block.partitions)), np.arange(len(block.ffns)))
-        if rows * whole[0].size * whole[1].size > KEPT:
-            return self.priced.price(slot, self.sequences, self.replica_batch, partitions, ffns)
-        kept, key = self.priced.kept, (slot.block, slot.site, self.sequences, self.replica_batch)
-        if key not in kept:
-            kept[key] = self.priced.price(slot, self.sequences, self.replica_batch, *whole)
-        grid = np.ix_(np.arange(rows), partitions, ffns)
-        found = kept[key]
-        return StagePrice(found.seconds[grid], found.memory[grid], found.sent[grid])
+    def _candidates(self, block: int, pin: Pin | None) -> tuple[Ints, Ints]:
+        """Pairs (partition, FFN option) of a block that no other pair beats in everything, in order; with a pin those that
+        agree with it.
+        """
+        none, table = np.zeros(0, dtype=np.int64), self.priced.tables[block]
+        if table is None:
+            return none, none
+        key = (block, self.sequences, self.replica_batch)
+        if not pin and key in self.priced.undominated:
+            return self.priced.undominated[key]
+        allowed = self.priced.allowed(block, self.sequences, pin)
+        at = self.priced.sequences.index(self.sequences)
+        found = undominated_pairs(table, allowed, at, self.replica_batch)
+        if not pin:
+            self.priced.undominated[key] = found
+        return found
+
+    def _price(self, slot: StageSlot, partitions: Ints, ffns: Ints, *, paired: bool) -> StagePrice:
+        """Price of some options of a slot on every interval row."""
+        chosen = self.priced.view(slot, self.sequences, self.replica_batch, partitions, ffns, paired=paired)
+        return stage_price(chosen, self.priced.spans[0])
 
     def option_at(self, slot: StageSlot, index: int) -> StageOption:
         """The stage option behind a flat index of a slot."""
