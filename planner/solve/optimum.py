@@ -94,9 +94,9 @@ class SpaceSearch:
         return self.rate(replicas, gpus) if self.objective == "cost" else 1.0
 
     def rate(self, replicas: int, gpus: int) -> float:
-        """Dollars per second of the first GPUs of every replica."""
-        kinds = self.env.cluster
-        return replicas * sum(kinds.kind_of(rank).price_per_hour for rank in range(gpus)) / 3600.0
+        """Dollars per second of the first GPUs of every replica, in the order in which fixed stages name them."""
+        ranks = [rank for pin in self.space.layout for rank in pin.devices] or range(gpus)
+        return replicas * sum(self.env.cluster.kind_of(rank).price_per_hour for rank in ranks[:gpus]) / 3600.0
 
     def bound(self, branch: Branch, pin: Pin | None = None) -> float:
         """Closed-form lower bound of a branch: chain of the cheapest layers, and all work shared by all its GPUs."""

@@ -165,3 +165,12 @@ def test_what_no_single_relaxation_mends_is_said(small: tuple[Setting, SearchSpa
     asked = SpaceSearch(env, space, limits=Limits(caps=Caps(latency_s=fastest / 2, memory_bytes=1e9)))
     told = relaxation(asked, asked.run())
     assert "together" in told.constraint and told.then is None
+
+
+def test_fixed_stages_cost_what_their_own_gpus_cost() -> None:
+    """A stage pinned to the dearer half of a mixed cluster is not priced as the cheaper half."""
+    half = {"stages": [{"layers": 5, "devices": [2, 3]}]}
+    problem = load_problem({**SMALL, "cluster": "1x2-l40s+1x2-h100", "plans": {"far": half}})
+    env, space = setting(problem.model, problem.workload, problem.cluster), problem.plans["far"]
+    found = SpaceSearch(env, space, "cost").run()
+    assert found.value == pytest.approx(measures(env, space.sizes, found.choice).dollars, rel=1e-9)
