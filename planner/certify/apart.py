@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from planner.certify.branch import Branch, TooLargeError
 from planner.certify.question import Question
-from planner.evaluate.separate import AttentionSide, Cases, SeparatePrice, expert_side, separate_makespan, separate_price
+from planner.evaluate.separate import (
+    AttentionSide,
+    Cases,
+    ExpertSide,
+    SeparatePrice,
+    expert_side,
+    separate_makespan,
+    separate_price,
+)
 from planner.evaluate.setting import Setting
 from planner.evaluate.tables import Bill, Block, FfnOption, StageTable, price_blocks
 from search_spaces.experts import ExpertPlacement
@@ -173,6 +181,25 @@ class ApartPlans:
         attention = tuple(taken(bill, side.partition[pair]) for bill in table.attention)
         dense = tuple(None if k.moe else taken(table.ffn[i], index, side.ffn[pair]) for i, k in enumerate(layers))
         near = AttentionSide(attention, dense, taken(table.embedding, index), taken(table.head, index))
-        far = {i: expert_side(self.env, kind, cases) for i, kind in enumerate(layers) if kind.moe}
+        shards = side.table.block.shards
+        at = (batch * len(shards) + index) * len(placements) + placement
+        far = {kind: every.take(at) for kind, every in self._far(ranks, shards, placements).items()}
         resident = np.ceil(self.sizes.batch // branch.replicas / side.parts[pair])
         return separate_price(self.env, near, far, cases, resident)
+
+    def _far(
+        self, ranks: tuple[Ranks, Ranks], shards: tuple[int, ...], placements: tuple[ExpertPlacement, ...]
+    ) -> dict[int, ExpertSide]:
+        """The expert side of a split for every micro-batch size, token shards and placement, per kind of mixture layer."""
+        if ranks not in self._sides:
+            grid = np.meshgrid(self.sequences, shards, np.arange(len(placements)), indexing="ij")
+            batch, shard, placement = (np.asarray(axis.ravel(), dtype=np.int64) for axis in grid)
+            kinds, zero = [self.env.cluster.device_kinds[place[0]] for place in ranks], np.zeros_like(batch)
+            cases = Cases(batch, shard, placement, zero, zero, placements, (ranks[0],), (ranks[1],), *kinds)
+            layers = enumerate(self.env.kinds)
+            self._sides[ranks] = {i: expert_side(self.env, kind, cases) for i, kind in layers if kind.moe}
+        return self._sides[ranks]
+
+    @cached_property
+    def _sides(self) -> dict[tuple[Ranks, Ranks], dict[int, ExpertSide]]:
+        return {}

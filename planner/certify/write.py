@@ -1,0 +1,80 @@
+"""Writing the certificate of a search: everything that its proof rests on, in one file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from planner.certify.document import LIMITS, SCHEMA, digests, facts_of, gap_of, number
+from planner.certify.question import INF
+from planner.errors import InputError
+from planner.files import write_text_atomic
+from planner.problem.library import is_path
+from planner.search import Result, in_unit, plan_dict, versions
+from planner.solve.closings import Closing
+from planner.solve.objective import TIE_RULE
+
+
+def certificate(result: Result) -> dict[str, Any]:
+    """The certificate (`planner.certificate/1`) of a result as plain data, the same for the same question and seed.
+
+    Raises `InputError` for a problem that only a file on this machine tells in full.
+    """
+    problem, optimum, raw = result.problem, result.optimum, result.problem.raw
+    least = optimum.value if optimum.choice is not None else INF
+    at_least = min([least, *(closing.least for closing in result.closings)])
+    bound = in_unit(problem, result.objective, at_least) if at_least else None
+    for name in ("model", "cluster", "workload"):
+        if is_path(raw.get(name)):
+            raise InputError(name, str(raw[name]), "a catalog name or a mapping: this file says what a certificate cannot")
+    found = {
+        "schema": SCHEMA, "status": result.status, "problem": raw,
+        "objective": {
+            "name": result.objective, "value": number(result.value), "bound": number(bound),
+            "gap": number(gap_of(result.value, bound)), "minimized": "dollars" if result.objective == "cost" else "seconds",
+            "least": number(least), "at_least": number(at_least),
+        },
+        "limits": {name: number(getattr(result.caps, name)) for name in LIMITS},
+        "space": {"size": result.space_size, "rules": list(problem.restrictions)},
+        "ties": TIE_RULE,
+        "plan": plan_dict(result.choice, problem),
+        "branches": [_branch(closing) for closing in result.closings],
+        "cp_model": _model(result),
+        "search": {
+            "priced": optimum.counts.priced, "opened": optimum.counts.branches, "iterations": optimum.counts.iterations,
+            "cuts": optimum.counts.cuts, "dropped": dict(sorted(optimum.counts.dropped.items())),
+        },
+        "infeasibility": None if result.infeasibility is None else asdict(result.infeasibility),
+        "interrupted": result.interrupted, "seed": result.seed,
+        "versions": versions(), "facts": facts_of(problem),
+    }  # fmt: skip
+    plain: dict[str, Any] = json.loads(json.dumps(found, allow_nan=False))
+    return {**plain, "digests": digests(plain)}
+
+
+def write_certificate(result: Result, path: Path) -> Path:
+    """Write the certificate of a result, whole or not at all; returns its path."""
+    write_text_atomic(path, json.dumps(certificate(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return path
+
+
+def _branch(closing: Closing) -> dict[str, Any]:
+    terms = {"chain_s": number(closing.chain_s), "work_s": number(closing.work_s)}
+    apart = None if closing.apart is None else {"closed_by": closing.apart, "bound": number(closing.apart_bound)}
+    return {
+        "replicas": closing.replicas, "micro_batches": closing.micro_batches,
+        "pipelines": {"closed_by": closing.how, "bound": number(closing.bound), **terms}, "experts_apart": apart,
+    }  # fmt: skip
+
+
+def _model(result: Result) -> dict[str, Any] | None:
+    facts = result.optimum.counts.model
+    if facts is None:
+        return None
+    return {
+        "replicas": facts.replicas, "micro_batches": facts.micro_batches, "legs": facts.legs,
+        "cutoff_s": number(facts.cutoff), "bound_s": number(facts.bound), "status": facts.status, "cuts": facts.cuts,
+        "seed": facts.seed, "workers": facts.workers, "effort": facts.effort,
+    }  # fmt: skip
