@@ -17,6 +17,7 @@ from planner.batch.key import PACKAGES, fingerprint, run_folder, run_key, spec_k
 from planner.batch.options import Options
 from planner.batch.points import Spec, load_point
 from planner.errors import PlannerError
+from planner.evaluate.shared import Shared, sharing
 from planner.problem import Problem
 from planner.report import plan_words
 from planner.report.show import plain
@@ -111,8 +112,11 @@ def group_of(problem: Problem) -> str:
     return "|".join((problem.model.name, problem.cluster.name, workload.phase, f"{workload.prompt:012}-{workload.context:012}"))
 
 
-def solve(asked: Asked) -> Outcome:
-    """Solve a problem; whatever goes wrong becomes its record. An interrupt is the one thing that passes through."""
+def solve(asked: Asked, shared: Shared) -> Outcome:
+    """Solve a problem, with what earlier ones in this place have found; whatever goes wrong becomes its record.
+
+    An interrupt is the one thing that passes through.
+    """
     start = time.monotonic()
     files: dict[str, str] = {}
     if asked.error:
@@ -120,7 +124,8 @@ def solve(asked: Asked) -> Outcome:
     else:
         try:
             problem, options = load_point(asked.spec)
-            result = options.search(problem)
+            with sharing(shared):
+                result = options.search(problem)
             if result.interrupted:
                 raise KeyboardInterrupt
             files = {name: data.decode() for name, data in run_files(result).items()}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from planner.cluster import Cluster
 from planner.costs.pricer import Pricer
+from planner.evaluate.shared import Rooms, rooms_for
 from planner.graph.context import RoleContext
 from planner.graph.experts import layer_loads
 from planner.model import Layer, ModelSpec
@@ -28,12 +31,13 @@ class LayerKind:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is fixed while plans are compared."""
+    """What is fixed while plans are compared; `rooms` holds what like problems of a sweep have found."""
 
     model: ModelSpec
     workload: Workload
     cluster: Cluster
     pricer: Pricer
+    rooms: Rooms | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def context(self) -> RoleContext:
@@ -57,6 +61,10 @@ class Setting:
         index = {kind: i for i, kind in enumerate(self.kinds)}
         return tuple(index[kind] for kind in self.layers)
 
+    def room(self, key: Hashable) -> dict[Any, Any]:
+        """A place to keep what depends on the model, the cluster, the workload but for its batch, and the key."""
+        return {} if self.rooms is None else self.rooms.room(key)
+
     @property
     def query_length(self) -> int:
         """Tokens of a sequence in one pass."""
@@ -75,4 +83,5 @@ class Setting:
 
 def setting(model: ModelSpec, workload: Workload, cluster: Cluster, pricer: Pricer | None = None) -> Setting:
     """A setting with the embedded price source unless another is given."""
-    return Setting(model, workload, cluster, pricer or Pricer(cluster))
+    rooms = rooms_for(model, workload, cluster) if pricer is None else None
+    return Setting(model, workload, cluster, pricer or Pricer(cluster), rooms)

@@ -9,10 +9,13 @@ from typing import Any, Protocol
 from planner.batch.key import fingerprint
 from planner.batch.work import Asked, Outcome, solve
 from planner.errors import PlannerError
+from planner.evaluate.shared import Shared
 
 Task = list[Asked]
 """Problems that are solved one after another in one place, since they share prices."""
 MOST_ATTEMPTS = 3
+_WORKER = Shared()
+"""What the tasks that come to one worker process of a cluster have in common."""
 
 
 class OtherPlannerError(PlannerError):
@@ -47,7 +50,7 @@ def unpack(data: bytes) -> Task:
 
 def solve_packed(data: bytes) -> bytes:
     """The outcomes of a packed task, packed."""
-    return json.dumps([solve(asked).to_dict() for asked in unpack(data)]).encode()
+    return json.dumps([solve(asked, _WORKER).to_dict() for asked in unpack(data)]).encode()
 
 
 def unpack_outcome(data: bytes) -> list[Outcome]:

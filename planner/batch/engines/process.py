@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 
 from planner.batch.engines.engine import MOST_ATTEMPTS, OtherPlannerError, Task, pack, unpack
 from planner.batch.work import Asked, Outcome, lost, solve
+from planner.evaluate.shared import Shared
 
 GRACE = 3.0
 """A problem that takes this many times its time limit, and a minute, hangs: its worker is stopped."""
@@ -121,6 +122,7 @@ def serve(line: Connection) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    shared = Shared()
     with contextlib.suppress(EOFError, OSError):
         while True:
             try:
@@ -129,7 +131,7 @@ def serve(line: Connection) -> None:
                 line.send_bytes(json.dumps({"refused": str(error)}).encode())
                 return
             for asked in task:
-                line.send_bytes(json.dumps(solve(asked).to_dict()).encode())
+                line.send_bytes(json.dumps(solve(asked, shared).to_dict()).encode())
 
 
 def _end_with(sentinel: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from planner.errors import InputError
 
 IN_FLIGHT = 2
 """Tasks given out for each CPU of the cluster."""
+KNOCK_S = 20.0
 RETRIES = 3
 """How often Ray itself runs a task again whose worker or node is lost."""
 
@@ -42,10 +44,11 @@ class RayEngine:
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         try:
             if self.address is not None:
+                _knock(self.address)
                 ray.init(address=self.address, **quiet)
             else:
                 ray.init(num_cpus=self.workers, include_dashboard=False, **quiet)
-        except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+        except (ConnectionError, RuntimeError, ValueError, OverflowError, OSError) as error:
             allowed = f"the address of a running Ray cluster, such as auto or HOST:6379 ({' '.join(str(error).split())[:200]})"
             raise InputError("--address", self.address, allowed) from None
 
@@ -75,6 +78,13 @@ class RayEngine:
         finally:
             for reference in flying:
                 ray.cancel(reference, force=True)
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens: Ray itself tries for minutes before it says that nobody does."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
 
 
 def _failed(task: Task, name: str, again: deque[Task], attempts: dict[str, int]) -> Iterator[Outcome]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from planner.batch.engines.engine import Task
 from planner.batch.work import Outcome, solve
+from planner.evaluate.shared import Shared
 
 
 class SerialEngine:
@@ -15,6 +16,7 @@ class SerialEngine:
 
     def run(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
         """See `Engine`."""
+        shared = Shared()
         for task in tasks:
             for asked in task:
-                yield solve(asked)
+                yield solve(asked, shared)
