@@ -112,8 +112,8 @@ def moe_table(ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], load:
     width = max((len(s) for s in shares), default=0)
     padded = np.array([s + (0.0,) * (width - len(s)) for s in shares]).reshape(len(shares), width)
     ints = [np.asarray(column, dtype=np.int64) for column in (owners, ways, tensor, experts, first)]
-    reached = (np.asarray(column, dtype=np.float64) for column in (spread, most))
-    return MoeTable(ints[0], ints[1], ints[2], ints[3], ints[4], *reached, padded)
+    reached = [np.asarray(column, dtype=np.float64) for column in (spread, most)]
+    return MoeTable(ints[0], ints[1], ints[2], ints[3], ints[4], reached[0], reached[1], padded)
 
 
 def moe_rows(table: MoeTable, entry: Ints, tokens: Ints, ways: Ints, residual_shards: Ints, top_k: int) -> MoeRows:

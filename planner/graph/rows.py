@@ -77,8 +77,9 @@ class MoeRows:
     `tokens`, `ways`, `residual_shards` as in `FfnRows`; `expert_ways` GPUs hold experts, `tensor_ways` of them share
     each. `experts` are the row's local experts, `routed` its routed token-expert pairs (expected, rounded up) and
     `active` the experts of them that get any token. `spread` is the expected number of expert groups that one token
-    goes to, `reach` the chance that a token goes to the group that gets most. `index` is the place in the stage, `column` the place among the GPUs that share an expert, `first` the place
-    that decides the columns of a shared expert (in pricing the first GPU with these experts).
+    goes to, `reach` the chance that it goes to the group that gets most. `index` is the place in the stage, `column` the
+    place among the GPUs that share an expert, `first` the place that decides the columns of a shared expert (in pricing
+    the first GPU with these experts).
     """
 
     tokens: Ints

@@ -117,10 +117,10 @@ def _make_room(
     return chosen
 
 
-def improve(packing: Packing, cost: Cost, goal: Array, rounds: int = ROUNDS) -> None:
+def improve(packing: Packing, cost: Cost, goal: Array, *, pairs: bool = True, rounds: int = ROUNDS) -> None:
     """Exchange copies between the most expensive GPU of each layer and others while that lowers it, down to `goal` [L].
 
-    First one copy for one (an empty slot makes it a move); where none helps, two for two.
+    First one copy for one (an empty slot makes it a move); where none helps, two for two if `pairs`.
     """
     alive = np.ones(packing.slots.shape[0], dtype=bool)
     for _ in range(rounds):
@@ -131,7 +131,7 @@ def improve(packing: Packing, cost: Cost, goal: Array, rounds: int = ROUNDS) -> 
         some = packing.take(layers)
         done = _swap(some, cost)
         left = np.nonzero(~done)[0]
-        if left.size:
+        if left.size and pairs:
             few = some.take(left)
             done[left] = _swap_pairs(few, cost)
             some.put(left, few)
@@ -203,7 +203,9 @@ def _swap_pairs(packing: Packing, cost: Cost) -> NDArray[np.bool_]:
     return found
 
 
-def shake(packing: Packing, cost: Cost, goal: Array, clones: int, generations: int, seed: int = 0) -> None:
+def shake(
+    packing: Packing, cost: Cost, goal: Array, clones: int, generations: int, *, pairs: bool = True, seed: int = 0
+) -> None:
     """Lift layers above `goal` [L] out of a dead end: clones of each with a few random exchanges, improved, the best kept."""
     rng = np.random.default_rng(seed)
     for _ in range(generations):
@@ -214,7 +216,7 @@ def shake(packing: Packing, cost: Cost, goal: Array, clones: int, generations: i
         many = packing.take(np.repeat(layers, clones))
         for _ in range(KICKS):
             _random_exchange(many, cost, rng)
-        improve(many, cost, np.repeat(goal[layers], clones))
+        improve(many, cost, np.repeat(goal[layers], clones), pairs=pairs)
         reached = cost(many.sums).max(axis=1).reshape(-1, clones)
         best = reached.argmin(axis=1)
         better = np.nonzero(reached.min(axis=1) < value[layers] * (1.0 - STEP))[0]
