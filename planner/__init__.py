@@ -1,7 +1,8 @@
 """Finds the provably fastest parallel deployment of a large language model on a GPU cluster.
 
 The public names are `load_problem`, `load_plan`, `library_names`, `search`, `pareto`, `evaluate`, `validate`, `compare`,
-`explain`, `build_graph` and the errors. They are loaded at first use, so that importing this package costs nothing.
+`explain`, `build_graph`, `certificate`, `verify` and the errors. They are loaded at first use, so that importing this package
+costs nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from planner.api import Chosen, NoPlanError, build_graph, choose, evaluate, search, validate
+    from planner.certify.verify import verify
+    from planner.certify.write import certificate
     from planner.errors import InputError, PlannerError
     from planner.front import pareto
     from planner.insight.compare import compare
@@ -20,8 +23,8 @@ if TYPE_CHECKING:
     from planner.problem import Problem, library_names, load_plan, load_problem
 
 __all__ = [
-    "Chosen", "InputError", "NoPlanError", "PlannerError", "Problem", "build_graph", "choose", "compare", "evaluate",
-    "explain", "library_names", "load_plan", "load_problem", "pareto", "search", "validate",
+    "Chosen", "InputError", "NoPlanError", "PlannerError", "Problem", "build_graph", "certificate", "choose", "compare",
+    "evaluate", "explain", "library_names", "load_plan", "load_problem", "pareto", "search", "validate", "verify",
 ]  # fmt: skip
 _ERRORS = {"InputError", "PlannerError"}
 _PROBLEMS = {"Problem", "library_names", "load_plan", "load_problem"}
@@ -63,6 +66,10 @@ def __getattr__(name: str) -> Any:
         return import_module("planner.insight.explain").explain
     if name == "pareto":
         return import_module("planner.front").pareto
+    if name == "verify":
+        return import_module("planner.certify.verify").verify
+    if name == "certificate":
+        return import_module("planner.certify.write").certificate
     if name in __all__:
         return getattr(import_module("planner.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,7 +25,7 @@ def certificate(result: Result) -> dict[str, Any]:
     problem, optimum, raw = result.problem, result.optimum, result.problem.raw
     least = optimum.value if optimum.choice is not None else INF
     at_least = min([least, *(closing.least for closing in result.closings)])
-    bound = in_unit(problem, result.objective, at_least) if at_least else None
+    bound = in_unit(problem, result.objective, at_least) if 0 < at_least < INF else None
     for name in ("model", "cluster", "workload"):
         if is_path(raw.get(name)):
             raise InputError(name, str(raw[name]), "a catalog name or a mapping: this file says what a certificate cannot")

@@ -17,6 +17,7 @@ from planner.cli.output import close_quietly, say, warn
 from planner.cli.pareto import pareto
 from planner.cli.plans import dag, evaluate, validate
 from planner.cli.search import search
+from planner.cli.verify import verify
 from planner.errors import PlannerError, shown
 
 BAD_INPUT, INTERNAL, INTERRUPTED = 2, 70, 130
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.command("search")(search)
 app.command("pareto")(pareto)
+app.command("verify")(verify)
 app.command("evaluate")(evaluate)
 app.command("validate")(validate)
 app.command("compare")(compare)

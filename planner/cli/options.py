@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -41,6 +42,11 @@ GpusAtMost = Annotated[
     int | None, typer.Option("--gpus-at-most", metavar="N", help="Most GPUs used, over all replicas.", show_default=False)
 ]
 
+CertificateFile = Annotated[
+    Path | None,
+    typer.Option("--certificate", metavar="FILE", help="Write the proof, for planner verify.", show_default=False),
+]
+
 
 def limits_of(time_limit: float | None, workers: int, seed: int, caps: Caps) -> Limits:
     """What a search may spend, and the caps on its plans; raises `InputError` for a time that is no number above 0."""
@@ -66,3 +72,9 @@ def caps_of(max_latency_ms: float | None, max_memory_gb: float | None, gpus_at_m
         memory_bytes=math.inf if max_memory_gb is None else max_memory_gb * 1e9,
         gpus=math.inf if gpus_at_most is None else gpus_at_most,
     )
+
+
+def check_file(path: Path | None, option: str) -> None:
+    """Refuse a file that cannot be written before time is spent on its content."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise InputError(option, str(path), "a file in a folder that exists")

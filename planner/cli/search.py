@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from planner.cli.options import AsFormat, AsJson, GpusAtMost, MaxLatency, MaxMemory, Sets, caps_of, limits_of
+from planner.cli.options import (
+    AsFormat,
+    AsJson,
+    CertificateFile,
+    GpusAtMost,
+    MaxLatency,
+    MaxMemory,
+    Sets,
+    caps_of,
+    check_file,
+    limits_of,
+)
 from planner.cli.output import Format, Progress, say, say_json
 from planner.errors import InputError
 
@@ -61,6 +72,7 @@ def search(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the run to DIR/<problem>/.", show_default=False)
     ] = None,
+    certificate: CertificateFile = None,
     format_: AsFormat = Format.table,
     json_: AsJson = False,
 ) -> int:
@@ -71,7 +83,7 @@ def search(
     limits = limits_of(time_limit, workers, seed, caps_of(max_latency_ms, max_memory_gb, gpus_at_most))
     parts = {"model": model, "cluster": cluster, "workload": workload, "space": space}
     problems = _problems(problem, all_, sets, parts)
-    _check_folder(out)
+    _check_outputs(out, certificate, all_)
 
     from planner.solve.preload import preload
 
@@ -79,7 +91,7 @@ def search(
     as_json = json_ or format_ == Format.json
     answers: list[tuple[Result, float]] = []
     judged: list[JudgedProblem] = []
-    for found, seconds in _answers(problems, objective.value, limits, top):
+    for found, seconds in _answers(problems, objective.value, limits, top, certificate):
         answers.append((found, seconds))
         folder = _write(found, out, seconds, None if sets or any(parts.values()) else judged) if out is not None else None
         if not as_json and not all_:
@@ -115,14 +127,20 @@ def _problems(name: str | None, every: bool, sets: list[str], parts: dict[str, s
     return [load_problem(name, sets=sets, **parts)]
 
 
-def _check_folder(out: Path | None) -> None:
-    """Refuse a folder that cannot be written before time is spent on the search."""
+def _check_outputs(out: Path | None, certificate: Path | None, every: bool) -> None:
+    """Refuse what cannot be written before time is spent on the search."""
+    check_file(certificate, "--certificate")
+    if certificate is not None and every:
+        raise InputError("--certificate", str(certificate), "given with one problem, without --all")
     if out is not None and any(place.exists() and not place.is_dir() for place in (out, *out.parents)):
         raise InputError("--out", str(out), "a folder, or a path where one can be made")
 
 
-def _answers(problems: list[Problem], objective: Any, limits: Any, top: int) -> Iterator[tuple[Result, float]]:
-    """Every problem's result with the seconds it took."""
+def _answers(
+    problems: list[Problem], objective: Any, limits: Any, top: int, certificate: Path | None
+) -> Iterator[tuple[Result, float]]:
+    """Every problem's result with the seconds it took; the certificate is written besides, where one is asked for."""
+    from planner.certify.write import write_certificate
     from planner.search import search as find
 
     for problem in problems:
@@ -131,6 +149,8 @@ def _answers(problems: list[Problem], objective: Any, limits: Any, top: int) -> 
             found = find(problem, objective=objective, limits=limits, top=top, progress=progress)
         finally:
             progress.done()
+        if certificate is not None:
+            write_certificate(found, certificate)
         yield found, time.monotonic() - start
         if found.interrupted:
             return
