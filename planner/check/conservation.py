@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from planner.check.declared import Declared, layer_weights, pairs
+from planner.check.declared import Declared, computed_pairs, kept_pairs, layer_weights
 from planner.check.findings import Finding
 from planner.graph.nodes import Graph, Node
 from planner.graph.ops import Kind
@@ -20,22 +20,27 @@ CORE = ("attention", "scores", "attention_value")
 
 
 def check_conservation(model: ModelSpec, workload: Workload, sizes: Sizes, choice: Choice, graph: Graph) -> tuple[Finding, ...]:
-    """Findings for every weight and product of the first micro-batch in `graph`: less than the model, or more than declared."""
+    """Findings for every weight and product of every layer and micro-batch: less than the model, or more than declared.
+
+    Each layer of each stage must compute all of its micro-batch. With all layers and micro-batches there (see `check_places`)
+    the plan computes the model. What is declared is told of the first micro-batch alone.
+    """
     sequences = sizes.batch // choice.replicas // choice.micro_batches
-    by_layer: dict[tuple[int, int | None], list[Node]] = defaultdict(list)
+    turns: dict[tuple[int, int], dict[tuple[int, int], list[Node]]] = defaultdict(lambda: defaultdict(list))
     for node in graph.operators():
-        if node.micro_batch == 0 and node.step == 0:
-            by_layer[node.stage, node.layer].append(node)
+        layer = -1 if node.layer is None else node.layer
+        turns[node.step, node.micro_batch][node.stage, layer].append(node)
+    declared = [Declared(model, workload, sizes, stage) for stage in choice.stages]
     found: list[Finding] = []
-    for (stage, index), nodes in sorted(
-        by_layer.items(), key=lambda item: (item[0][0], item[0][1] is not None, item[0][1] or 0)
-    ):
-        declared = Declared(model, workload, sizes, choice.stages[stage])
-        if index is None:
-            first, last = stage == 0, stage == len(choice.stages) - 1
-            found += _outer(declared, nodes, f"stages[{stage}]", sequences, first, last)
-        else:
-            found += _layer(declared, model.layers[index], nodes, f"stages[{stage}].layer {index}", sequences)
+    for turn, parts in sorted(turns.items()):
+        later = f", micro-batch {turn[1]}" if turn != min(turns) else ""
+        for (stage, index), nodes in sorted(parts.items()):
+            ends = stage == 0, stage == len(choice.stages) - 1
+            if index < 0:
+                told = _outer(declared[stage], nodes, f"stages[{stage}]{later}", sequences, *ends)
+            else:
+                told = _layer(declared[stage], model.layers[index], nodes, f"stages[{stage}].layer {index}{later}", sequences)
+            found += told if not later else (finding for finding in told if finding.severity != "info")
     return tuple(found)
 
 
@@ -59,6 +64,7 @@ def _layer(declared: Declared, layer: Layer, nodes: list[Node], where: str, sequ
         elif module != "norm" and "bias" not in name and name != "sinks":
             yield from _compare("FLOPs of", name, where, 0.0, 2.0 * tokens * elements, 1.0)
     yield from _core(declared, layer, nodes, where, sequences)
+    yield from _cache(declared, layer, nodes, where, sequences)
 
 
 def _outer(declared: Declared, nodes: list[Node], where: str, sequences: int, first: bool, last: bool) -> Iterator[Finding]:
@@ -80,25 +86,34 @@ def _outer(declared: Declared, nodes: list[Node], where: str, sequences: int, fi
 
 
 def _core(declared: Declared, layer: Layer, nodes: list[Node], where: str, sequences: int) -> Iterator[Finding]:
-    """Scores and their products with the values, over all heads and pairs."""
+    """Scores and their products with the values, over all heads and pairs that the partition's kernels compute."""
     spec, workload, p = layer.attention, declared.workload, declared.stage.attention
-    kept, most = pairs(spec, workload)
     width = spec.head_dim + spec.v_head_dim
     if spec.kind == "mla" and workload.phase == "decode":
         width = 2 * spec.kv_lora_rank + spec.rope_dim
     done = sum(node.flops for node in nodes if node.name in CORE or node.name.rstrip("0123456789") == "attention_")
-    required = 2.0 * sequences * spec.heads * kept * width
-    ragged = 2.0 * sequences * spec.heads * width * p.context_parts * workload.query_length * p.context_parts
-    yield from _compare("FLOPs of", "attention", where, done, required, max(most / kept, 1.0), ragged, exact=False)
+    required = 2.0 * sequences * spec.heads * kept_pairs(spec, workload) * width
+    masked = computed_pairs(spec, workload, p) / kept_pairs(spec, workload)
+    yield from _compare("FLOPs of", "attention", where, done, required, masked)
+
+
+def _cache(declared: Declared, layer: Layer, nodes: list[Node], where: str, sequences: int) -> Iterator[Finding]:
+    """New keys and values that stay for later steps."""
+    workload, spec = declared.workload, layer.attention
+    if workload.phase != "decode" and not workload.keep_kv_cache:
+        return
+    kept = sum(piece.elements for node in nodes for piece in node.outputs if piece.name == "cache")
+    tokens = float(sequences * workload.query_length)
+    yield from _compare("entries of", "cache", where, kept, tokens * spec.kv_elements_per_token, declared.cached_copies(spec))
 
 
 def _compare(
-    what: str, name: str, where: str, measured: float, required: float, copies: float, extra: float = 0.0, exact: bool = True
+    what: str, name: str, where: str, measured: float, required: float, copies: float, extra: float = 0.0
 ) -> Iterator[Finding]:
     """Less than required is no model, and less than the declared `copies` leaves a GPU without its part; more of it is
-    undeclared; the declared repetition of work is worth knowing. Not `exact`: anything up to the declared amount will do.
+    undeclared; the declared repetition of work is worth knowing.
     """
-    place, label, least = f"{where}.{name}", f"{what} {name}", required * (copies if exact else 1.0)
+    place, label, least = f"{where}.{name}", f"{what} {name}", required * copies
     if measured < least * (1.0 - SLACK):
         message = f"does not compute the model: {label} comes to {measured / least:.3g} of what this partition of it needs"
         yield Finding("WORK001", "error", place, message, measured, least, "give every part to a GPU")
@@ -106,7 +121,7 @@ def _compare(
         factor = measured / (required * copies)
         message = f"redundant: {label} is {factor:.3g} times what the plan's partition declares"
         yield Finding("WORK002", "warning", place, message, measured, required * copies, "split it, or declare the repetition")
-    elif what.startswith("FLOPs") and exact and copies > 1.0 + SLACK:
+    elif what.startswith("FLOPs") and copies > 1.0 + SLACK:
         message = f"{label} is computed {measured / required:.3g} times, as this partition declares"
         yield Finding("WORK003", "info", place, message, measured, required)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 from planner.model import Attention, Ffn, Layer, ModelSpec
 from planner.workload import Workload
-from search_spaces.attention import kv_heads_of_groups
+from search_spaces.attention import AttentionPartition, kv_heads_of_groups
 from search_spaces.experts import ExpertPlacement
 from search_spaces.sizes import Sizes
 from search_spaces.space import residual_shards
@@ -79,6 +80,16 @@ class Declared:
             return (self.repeats_tokens * spec.nope_dim + spec.v_head_dim) / (spec.nope_dim + spec.v_head_dim)
         return 1.0 if name == "o" else float(self.repeats_tokens)
 
+    def cached_copies(self, spec: Attention) -> float:
+        """How often the entries of a new token are cached; context parts share the tokens. Every head group keeps latent
+        attention's entries, each segment all of the latent and its part of the rotated key.
+        """
+        p = self.stage.attention
+        if spec.kind != "mla":
+            return self.key_copies(spec)
+        repeated = p.dimension_segments * spec.kv_lora_rank + spec.rope_dim
+        return p.head_groups * repeated / spec.kv_elements_per_token
+
     def ffn_copies(self, ffn: Ffn, name: str) -> float:
         """How often the elements of an FFN weight are stored in the stage."""
         shared = name.startswith("shared_")
@@ -105,20 +116,41 @@ class Declared:
         return 1.0 if name in ("embedding", "head", "head_bias") else float(self.near)
 
 
-def pairs(spec: Attention, workload: Workload) -> tuple[float, float]:
-    """(query, key) pairs of one sequence and head: those that the mask keeps, and the most that kernels may compute.
-
-    Kernels may compute the full square (segments need it), or the full band of a window.
-    """
-    q, keys = workload.query_length, workload.kv_length
-    limits = (keys, spec.window, spec.chunk, spec.indexer.top_k if spec.indexer else None)
-    limit = min(x for x in limits if x is not None)
+def kept_pairs(spec: Attention, workload: Workload) -> float:
+    """(query, key) pairs of one sequence and head that the mask keeps."""
+    q, keys, limit = workload.query_length, workload.kv_length, _reach(spec, workload)
     if workload.phase == "decode" or not spec.causal:
-        return float(q * limit), float(q * keys)
-    if spec.chunk is not None and limit == spec.chunk:
+        return float(q * limit)
+    if limit == spec.chunk and limit < keys:
         full, rest = divmod(q, limit)
-        return full * limit * (limit + 1) / 2 + rest * (rest + 1) / 2, float(q * keys + limit * limit)
-    return limit * (limit + 1) / 2 + (q - limit) * limit, float(q * keys)
+        return full * limit * (limit + 1) / 2 + rest * (rest + 1) / 2
+    return limit * (limit + 1) / 2 + (q - limit) * limit
+
+
+def computed_pairs(spec: Attention, workload: Workload, partition: AttentionPartition) -> float:
+    """(query, key) pairs of one sequence and head that the kernels of a partition compute, over all context parts.
+
+    Segments compute the full square, because their scores exist before the mask. A fused kernel computes the causal
+    triangle, whole chunks, or of a window the full band; a ring the triangle of each part and half of every other block. Parts
+    of the keys are rounded up.
+    """
+    q, keys, limit, parts = workload.query_length, workload.kv_length, _reach(spec, workload), partition.context_parts
+    if partition.dimension_segments > 1:
+        return float(q * keys)
+    if workload.phase == "decode":
+        return float(parts * ceil(limit / parts))
+    own, block = ceil(q / parts), ceil(limit / parts)
+    if spec.causal and limit == keys:
+        return parts * ((own * block + own) / 2.0 + (parts - 1) * own * ceil(block / 2))
+    if spec.causal and limit == spec.chunk:
+        return ceil(keys / limit) * limit * (limit + 1) / 2.0
+    return float(parts * own * parts * block)
+
+
+def _reach(spec: Attention, workload: Workload) -> int:
+    """Keys that a query may see at most."""
+    limits = (workload.kv_length, spec.window, spec.chunk, spec.indexer.top_k if spec.indexer else None)
+    return min(x for x in limits if x is not None)
 
 
 def layer_weights(layer: Layer, hidden: int) -> dict[str, tuple[int, str]]:

@@ -47,6 +47,10 @@ class _Reading:
                     self._wrote[part_of(node), device].add(piece.name)
         self.names = {node.id: self._names(node) for node in index.graph.nodes}
 
+    def wrote(self, node: Node, device: int) -> set[str]:
+        """Tensors that a node's role writes on a GPU."""
+        return self._wrote[part_of(node), device]
+
     def brought(self, node: Node, device: int) -> list[tuple[Edge, Node]]:
         """What edges bring to one GPU of a node that has a share."""
         found = self.index.deliveries.get((node.id, device), [])
@@ -81,6 +85,9 @@ def _inputs(node: Node, reading: _Reading) -> Iterator[Finding]:
     """Each input comes from one writer to each GPU, as it was written there."""
     if node.transfer is None and (len(node.formals) != len(node.inputs) or len(set(node.formals)) < len(node.formals)):
         yield _error("SHAPE006", node.id, "its inputs have no names of their own", len(node.inputs), len(node.formals))
+    for formal, piece in zip(node.formals, node.inputs, strict=False):
+        if formal != piece.name and any(formal in reading.wrote(node, device) for device in node.devices):
+            yield _error("SHAPE006", node.id, f"it takes {piece.name} for {formal}", piece.name, formal)
     names, idle = reading.names[node.id], reading.idle(node)
     brought = {device: reading.brought(node, device) for device in readers(node)}
     for device, found in brought.items():

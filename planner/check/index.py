@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from planner.graph.nodes import Edge, Graph, Node, Piece
 from planner.graph.ops import Kind
 
-Turn = tuple[int, int, int]
-"""Decode step, stage and micro-batch."""
 Part = tuple[int, int, int, int | None, str]
 """One role for one micro-batch: decode step, stage, micro-batch, layer, role."""
 Chain = tuple[str, int]

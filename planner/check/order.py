@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from planner.check.findings import Finding
-from planner.check.index import Index, Part, writers
+from planner.check.index import Index, Part, part_of, writers
 from planner.graph.expand import BOUNDARY_BUFFERS
 from planner.graph.nodes import Edge, Graph, Node
 from planner.graph.ops import Kind
@@ -21,6 +21,7 @@ def check_order(index: Index, choice: Choice) -> Iterator[Finding]:
     """Streams, barriers, waits and buffers of a graph without circles."""
     yield from _barriers(index)
     yield from _streams(index)
+    yield from _alike(index)
     yield from _waits(index, choice)
     yield from _buffers(index, choice)
 
@@ -32,9 +33,9 @@ def _barriers(index: Index) -> Iterator[Finding]:
         if len(ends) != 1:
             yield _error("CYCLE006", _where(part, nodes), f"the role {part[4]} ends with {len(ends)} barriers", len(ends), 1)
             continue
-        lacking = {device for node in nodes for device in node.devices} - set(ends[0].devices)
-        if lacking:
-            yield _error("CYCLE006", ends[0].id, f"GPUs {sorted(lacking)[:8]} of its role are not in it", len(lacking), 0)
+        late = [node.id for node in nodes if node is not ends[0] and not index.precedes(node, ends[0])]
+        if late:
+            yield _error("CYCLE006", ends[0].id, f"it does not wait for {late[0]}", len(late), 0)
 
 
 def _where(part: Part, nodes: list[Node]) -> str:
@@ -51,6 +52,23 @@ def _streams(index: Index) -> Iterator[Finding]:
                 yield _error("CYCLE003", second.id, message)
 
 
+def _alike(index: Index) -> Iterator[Finding]:
+    """The GPUs that run the same operators of a role run them in the same order: that is how collectives meet."""
+    orders: dict[Part, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for node in index.order:
+        if node.transfer is None and node.stream == "compute":
+            for device in node.devices:
+                orders[part_of(node)][device].append(node.name)
+    for part, found in orders.items():
+        first = max(found.values(), key=len)
+        place = {name: number for number, name in enumerate(first)}
+        for device, names in found.items():
+            places = [place[name] for name in names if name in place]
+            if places != sorted(places):
+                message = f"GPU {device} runs the operators of the role {part[4]} in another order than other GPUs"
+                yield Finding("CYCLE008", "warning", index.parts[part][0].id, message, str(names)[:80], str(first)[:80])
+
+
 def _waits(index: Index, choice: Choice) -> Iterator[Finding]:
     """An operator waits for its stream, its barrier, its tensors, its arrival and its buffers, and for nothing else."""
     last = _closing(index)
@@ -62,7 +80,7 @@ def _waits(index: Index, choice: Choice) -> Iterator[Finding]:
         seen.add(key)
         first, second = index.graph.by_id[edge.src], index.graph.by_id[edge.dst]
         if edge.kind == "buffer":
-            good = _frees(first, second, choice, last)
+            good = not edge.tensor and _frees(first, second, choice, last)
         elif edge.kind == "stream":
             good = not edge.tensor and _same_stream(first, second)
         else:

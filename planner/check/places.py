@@ -126,6 +126,9 @@ def _shares(choice: Choice, index: Index) -> Iterator[Finding]:
         side = _side(choice.stages[nodes[0].stage], nodes[0])
         for name, where in runs.items():
             sample = next(iter(where.values()))
+            forms = {(piece.name, piece.dtype, piece.layout) for node in where.values() for piece in node.outputs}
+            if len(forms) > 1:
+                yield _error("STRUCT021", sample.id, f"its GPUs leave {len(forms)} kinds of tensors", len(forms), 1)
             reads = {piece.name for piece in sample.inputs}
             for device in side:
                 if name in UNEVEN or device in where or not reads:
@@ -174,6 +177,7 @@ def _everything(model: ModelSpec, choice: Choice, nodes: list[Node], complete: b
             roles[node.stage, node.step, node.micro_batch].add((node.layer, role))
     micro_batches = {micro for _, _, micro in roles}
     layers = {node.layer for node in nodes if node.layer is not None}
+    yield from _kinds(model, choice, layers)
     if complete and micro_batches != set(range(choice.micro_batches)):
         message = f"{len(micro_batches)} of {choice.micro_batches} micro-batches run"
         yield _error("STRUCT022", "micro_batches", message, len(micro_batches), choice.micro_batches)
@@ -192,6 +196,18 @@ def _everything(model: ModelSpec, choice: Choice, nodes: list[Node], complete: b
                 yield _error("STRUCT022", f"stages[{stage}].layer {layer}", f"it has {sorted(half)} alone", len(half), 2)
         if {micro for _, _, micro in sets} != micro_batches:
             yield _error("STRUCT022", f"stages[{stage}]", "it does not run every micro-batch", len(sets), len(micro_batches))
+
+
+def _kinds(model: ModelSpec, choice: Choice, layers: set[int]) -> Iterator[Finding]:
+    """Of every stage at least one layer of each kind is there: equal layers repeat what it shows."""
+    first = 0
+    for number, stage in enumerate(choice.stages):
+        own = range(first, first + stage.layers)
+        shown = {model.layers[index] for index in own if index in layers}
+        lost = [index for index in own if model.layers[index] not in shown]
+        if lost:
+            yield _error("STRUCT022", f"stages[{number}]", f"no layer like layer {lost[0]} runs", len(lost), 0)
+        first += stage.layers
 
 
 def _error(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, isclose
 
 from planner.check.findings import Finding
@@ -14,6 +15,7 @@ from planner.graph.ops import Kind, Layout
 from planner.model import ModelSpec, Module
 from planner.units import dtype_bytes
 
+Turn = tuple[int, int, int, int | None]
 PRODUCTS = (Kind.MATMUL, Kind.GROUPED)
 SUM_BYTES = 4.0
 """Of a log-sum-exp."""
@@ -28,6 +30,12 @@ class Context:
     tokens: int
     sequences: int
     index: Index
+
+    @cached_property
+    def returned(self) -> dict[Turn, float]:
+        """Bytes that come back from experts on other GPUs to the GPU that gets most, by step, stage, micro-batch and layer."""
+        home = (node for node in self.index.graph.nodes if node.name == "combine" and node.transfer is not None)
+        return {part_of(node)[:4]: max((p.bytes for p in node.outputs), default=0.0) for node in home}
 
     def members(self, node: Node) -> list[Piece]:
         """What every GPU of a collective brings: of each its first input."""
@@ -77,6 +85,8 @@ def _work(node: Node, output: Piece) -> Iterator[Finding]:
     bytes_ = 0.0 if node.kind in PRODUCTS or node.kind == Kind.ATTENTION else _traffic(node, output)
     if not isclose(node.bytes, bytes_, rel_tol=1e-9):
         yield _error("SHAPE010", node, "its bytes are not those that it reads and writes", node.bytes, bytes_)
+    if node.kind == Kind.LOOKUP and node.inputs:
+        yield _error("SHAPE010", node, "a lookup reads tensors", len(node.inputs), 0)
     if (node.attention is None) != (node.kind != Kind.ATTENTION) or (node.kind not in PRODUCTS and node.m * node.k * node.n):
         yield _error("SHAPE010", node, f"its sizes are not those of a {node.kind}", node.sizes, node.kind)
     if node.kind == Kind.MATMUL and node.weights and node.batch == 1 and output.shape != (node.m, node.n):
@@ -117,8 +127,11 @@ def _moved(ctx: Context, node: Node, output: Piece) -> Iterator[Finding]:
         bytes_ = _there_and_back(ctx, part, node)
     if not isclose(node.bytes, bytes_, rel_tol=1e-9) or node.flops:
         yield _error("SHAPE010", node, "its bytes are not those that it moves", node.bytes, bytes_)
-    if node.kind == Kind.ALL_TO_ALL and node.name not in EXCHANGES:
-        yield _error("SHAPE011", node, f"an all-to-all called {node.name} has no meaning", node.name, "")
+    if (node.kind == Kind.ALL_TO_ALL) != (node.name in EXCHANGES):
+        yield _error("SHAPE011", node, f"{node.name} as {node.kind} has no meaning", node.name, node.kind)
+    unfinished = output.layout != Layout.REPLICATED and node.name != "qk_norm_reduce"
+    if node.kind in (Kind.ALL_REDUCE, Kind.ALL_GATHER, Kind.REDUCE_SCATTER) and unfinished:
+        yield _error("SHAPE011", node, "what it leaves is finished", output.layout, Layout.REPLICATED)
 
 
 def _there_and_back(ctx: Context, part: Part, node: Node) -> float:
@@ -143,6 +156,10 @@ def _rows_and_columns(ctx: Context, node: Node, output: Piece) -> Iterator[Findi
     if sums and first.layout != Layout.PARTIAL:
         yield _error("SHAPE011", node, f"it adds up {first.text}, which is no partial sum", first.layout, Layout.PARTIAL)
     if node.kind == Kind.ALL_REDUCE:
+        if len(node.outputs) > 1 and sum(piece.elements for piece in node.outputs) == first.elements > 0:
+            yield _error(
+                "SHAPE011", node, "its members keep a part each: that is a reduce-scatter", node.kind, Kind.REDUCE_SCATTER
+            )
         good = all(p.shape[1:] == first.shape[1:] and p.shape[0] <= first.shape[0] for p in node.outputs)
     elif node.kind == Kind.REDUCE_SCATTER:
         good = _shared_out(first, list(node.outputs))
@@ -176,9 +193,6 @@ def _hand_over(ctx: Context, node: Node) -> Iterator[Finding]:
     held = max((piece.bytes for piece in node.outputs), default=0.0)
     at = (node.step, node.stage, node.micro_batch, node.layer)
     sorted_rows = [min(piece.shape[0], ctx.tokens) for piece in ctx.outputs((*at, "experts"), "permute")]
-    home = [
-        n for n in ctx.index.graph.nodes if n.name == "combine" and (n.layer, n.micro_batch) == (node.layer, node.micro_batch)
-    ]
     senders, receivers = len(transfer.source), len(transfer.target)
     if node.name == "feedback":
         sent = received = float(ctx.sequences * TOKEN_ID_BYTES)
@@ -190,7 +204,7 @@ def _hand_over(ctx: Context, node: Node) -> Iterator[Finding]:
         sent, received = max(sorted_rows, default=0) * row, held
     else:
         routed = any(piece.name == "routes" for piece in node.inputs)
-        back = max((piece.bytes for other in home for piece in other.outputs), default=0.0)
+        back = ctx.returned.get(at, 0.0)
         sent, received = back if routed else ceil(ctx.tokens / senders) * receivers * row, held
     wanted = (sent, received, max(sent, received))
     if not all(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from planner.check.findings import Finding
 from planner.graph.nodes import Graph, Node
-from planner.graph.ops import Kind
+from planner.graph.ops import Kind, Layout
 
 PER_HEAD = ("q_absorb",)  # products head by head with a slice of a weight
 SUMMED = ("index_score",)  # products whose heads are added up at once
@@ -85,7 +85,7 @@ def _elementwise(node: Node) -> Iterator[Finding]:
         return
     if node.name.endswith("_residual"):
         for piece in node.inputs:
-            if piece.shape != node.output.shape:
+            if (piece.shape, piece.dtype) != (node.output.shape, node.output.dtype) or node.output.layout != Layout.REPLICATED:
                 yield _finding("SHAPE004", node, f"adds {piece.text} to {node.output.text}", piece.text, node.output.text)
     elif node.name.endswith("_norm") and node.name not in ("qk_norm", "kv_a_norm"):
         piece = node.inputs[0]

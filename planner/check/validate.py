@@ -13,6 +13,7 @@ from planner.check.order import check_order
 from planner.check.places import check_identity, check_places
 from planner.check.prices import Context, check_prices
 from planner.check.shapes import check_shapes
+from planner.check.shards import check_shards
 from planner.check.structure import check_structure
 from planner.evaluate.capacity import over_capacity, stage_total
 from planner.evaluate.setting import Setting
@@ -47,6 +48,7 @@ def check_graph(env: Setting, sizes: Sizes, choice: Choice, graph: Graph, comple
         return tuple(found)
     found += [*check_order(index, choice), *check_flow(index)]
     found += check_prices(Context(env.model, sequences * env.workload.query_length, sequences, index))
+    found += check_shards(env.model, env.workload, sizes, choice, index)
     found += check_shapes(graph)
     found += check_conservation(env.model, env.workload, sizes, choice, graph)
     return tuple(found)
