@@ -114,6 +114,14 @@ def read_text(path: Path, most: int | None = None) -> str:
         raise InputError("file", str(path), f"UTF-8 text (byte {error.start} is not)") from None
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with `~` replaced by a home folder; as it is where there is no such home, to be refused as any other."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def write_text_atomic(path: Path, text: str) -> None:
     """Write UTF-8 text so that a reader sees the old file or the new one, never a part."""
     write_bytes_atomic(path, text.encode("utf-8"))

@@ -234,4 +234,7 @@ def _spec(point: Point) -> tuple[Spec, str]:
     try:
         return spec_of(point), ""
     except PlannerError as error:
-        return {"options": {}, "sets": {}, **{name: str(value)[:200] for name, value in point.values.items()}}, str(error)
+        message = str(error)
+    except Exception as error:  # a fault of ours; one problem never stops a sweep
+        message = f"internal error: {type(error).__name__}: {error}"
+    return {"options": {}, "sets": {}, **{name: str(value)[:200] for name, value in point.values.items()}}, message

@@ -13,7 +13,7 @@ from planner.batch.axes import PARTS
 from planner.batch.options import OPTIONS, Options, read_options
 from planner.clusters import as_mapping
 from planner.errors import InputError
-from planner.files import read_yaml
+from planner.files import expanded, read_yaml
 from planner.models import load_model
 from planner.problem import Problem, load_problem
 from planner.problem.library import beside, is_path, problem_mapping
@@ -127,5 +127,5 @@ def _inline(name: str, path: str) -> object:
         return path if mapping is None else {**mapping, "source": "/".join(Path(model.source).parts[-2:])}
     if name == "cluster":
         return as_mapping(path)
-    mapping = read_yaml(Path(path).expanduser())
+    mapping = read_yaml(expanded(path))
     return mapping.get("space", "full") if name == "space" else mapping

@@ -130,7 +130,11 @@ def _file(path: Path, above: tuple[Path, ...], read: list[int]) -> Iterator[Bloc
     own: list[Base] = []
     for name in fields.texts("include", default=()):
         other = path.parent / name
-        if read_yaml(other).get("schema") == PROBLEM_SCHEMA:
+        try:
+            content = read_yaml(other)
+        except InputError as error:
+            raise InputError("include", name, f"a file that can be read ({error})", str(path)) from None
+        if content.get("schema") == PROBLEM_SCHEMA:
             own.append(Base(plain(other.stem), {"problem": str(other)}, None, str(other)))
         else:
             yield from _file(other, (*above, place), read)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import search_spaces
 from planner.errors import InputError, unknown_name
-from planner.files import read_yaml
+from planner.files import expanded, read_yaml
 
 FOLDER = Path(search_spaces.__file__).parent / "library"
 SUFFIXES = (".yaml", ".yml")
@@ -28,7 +28,7 @@ def problem_mapping(ref: str | Path | Mapping[str, object]) -> tuple[dict[str, o
     if isinstance(ref, Mapping):
         return dict(ref), "", None
     if is_path(ref):
-        path = Path(ref).expanduser()
+        path = expanded(ref)
         return {"name": path.stem, **read_yaml(path)}, str(ref), path.parent
     if not isinstance(ref, str):
         raise InputError("problem", ref, "a library name, a path to a problem file, or a mapping")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from planner.errors import InputError, unknown_name
-from planner.files import read_json, read_yaml
+from planner.files import expanded, read_json, read_yaml
 from planner.plan import PLAN_SCHEMA, plan_space
 from planner.problem.core import Problem
 from planner.problem.library import beside, is_path, library_names
@@ -38,7 +38,7 @@ def _found(ref: str | Path, sets: Sequence[str]) -> tuple[Problem, dict[str, obj
     """The problem, the plan's mapping, its name, and what messages call it."""
     text = str(ref)
     if is_path(ref) and ":" not in Path(text).name:
-        return _from_file(Path(text).expanduser(), sets)
+        return _from_file(expanded(text), sets)
     head, colon, name = text.rpartition(":")
     if not colon or not head or not name:
         raise _bad_reference(text)

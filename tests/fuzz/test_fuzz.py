@@ -1,0 +1,88 @@
+"""A bounded share of `tests/benchmarks/fuzz.py` in every test run, with seeds that Hypothesis chooses and shrinks."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from planner.batch.folders import FOLDER, run_folders
+from planner.batch.key import run_folder
+from planner.batch.listing import FILE, listing_path
+from planner.clusters import load_cluster
+from planner.errors import InputError
+from planner.models import load_model
+from planner.problem import load_plan, load_problem
+from planner.workload import load_workload
+from tests.benchmarks.fuzz import attempt
+from tests.fuzz.mutate import EVIL, inputs, scrambled
+from tests.fuzz.readers import readers, store_readers
+from tests.planner.batch.stores import contents, run_sweep, tiny_sweep, write_sweep
+
+BOUNDED = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+READERS = {reader.name: reader for reader in readers()}
+
+
+@pytest.mark.parametrize("name", READERS)
+@BOUNDED
+@given(seed=st.integers(0, 2**32))
+def test_a_broken_file_is_read_or_refused(tmp_path_factory, name, seed):
+    reader, draw = READERS[name], random.Random(seed)
+    text, as_json = draw.choice(reader.seeds), reader.file.endswith(".json")
+    document = (json.loads(text) if as_json else yaml.safe_load(text)) if reader.data else None
+    folder = tmp_path_factory.mktemp("fuzz")
+    path = folder / reader.file
+    path.write_bytes(next(inputs(document, text, as_json, draw)))
+    outcome, told = attempt(reader.read, path)
+    assert outcome != "findings", told
+    assert [place.name for place in folder.iterdir()] == [reader.file]
+
+
+@BOUNDED
+@given(seed=st.integers(0, 2**32))
+def test_a_broken_store_is_read_or_refused(tmp_path_factory, seed):
+    scratch = tmp_path_factory.getbasetemp() / "fuzzed-store"
+    scratch.mkdir(exist_ok=True)
+    for _, path, read in store_readers(scratch):
+        sound = path.read_bytes()
+        try:
+            path.write_bytes(scrambled(sound, random.Random(seed)))
+            outcome, told = attempt(read, path)
+            assert outcome != "findings", told
+        finally:
+            path.write_bytes(sound)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x", "/etc/passwd", "a\x00b", "x" * 300, "..", "", "\u202e", "CON/..", "a\nb", "-rf", ".hidden"]
+)
+def test_a_name_never_becomes_a_path(tmp_path, name):
+    folder = run_folder("0" * 32, name)
+    assert FOLDER.fullmatch(folder)
+    listing = listing_path(tmp_path, name)
+    assert listing.parent == tmp_path / "sweeps" and FILE.fullmatch(listing.name) and len(listing.name) < 100
+
+
+@pytest.mark.parametrize("read", [load_problem, load_plan, load_model, load_cluster, load_workload])
+def test_a_home_that_does_not_exist_is_refused(read):
+    with pytest.raises(InputError):
+        read("~nobody-here/x.yaml")
+
+
+@BOUNDED
+@given(seed=st.integers(0, 2**32))
+def test_no_sweep_writes_outside_its_store(tmp_path_factory, seed):
+    draw, outer = random.Random(seed), tmp_path_factory.mktemp("outer")
+    name = draw.choice(EVIL[3:6])(draw)
+    content = tiny_sweep((1,), (16,), problems=[{"name": name}, {"name": "bad", "model": name}]) | {"name": name}
+    run_sweep(write_sweep(outer, content), outer / "store")
+    assert {place.name for place in outer.iterdir()} == {"sweep.yaml", "store"}
+    assert {place.name for place in (outer / "store").iterdir()} == {
+        "index.sqlite", "runs", "sweeps", "tmp", "summary.csv", "summary.md",
+    }  # fmt: skip
+    assert len(list(run_folders(outer / "store"))) == 2
+    assert contents(outer / "store")["claims"] == 0
