@@ -94,10 +94,7 @@ def read_run(root: Path, folder: str, *, whole: bool = True) -> tuple[Record, di
     files = record["files"]
     if whole and isinstance(files, dict):
         for name, expected in files.items():
-            try:
-                found = hashlib.sha256((place / name).read_bytes()).hexdigest()
-            except OSError:
-                found = "missing"
+            found = _digest(place / name)
             if found != expected:
                 raise InputError(f"files.{name}", found, f"{expected}, as when the run was written", str(place))
     return record, _facts(place / FACTS)
@@ -136,6 +133,17 @@ def _check(record: Mapping[str, Any], folder: str, source: str) -> None:
     named = isinstance(files, dict) and all(re.fullmatch(r"[a-z_]{1,40}\.[a-z]{1,8}", name, re.ASCII) for name in files)
     if not named:
         raise InputError("files", files, "names of files with their digests", source)
+
+
+def _digest(path: Path) -> str:
+    """The digest of an ordinary file; links and devices are no part of a run."""
+    try:
+        if path.is_symlink() or not path.is_file():
+            return "missing"
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return "missing"
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -119,6 +119,15 @@ def test_a_run_that_was_changed_is_noticed_and_made_again(sweep, expected, tmp_p
     assert contents(tmp_path) == expected
 
 
+def test_a_run_whose_file_is_a_link_is_no_run(sweep, tmp_path):
+    run_sweep(sweep, tmp_path)
+    path = next(path for path in sorted(tmp_path.rglob("plan.yaml")))
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(folders.InputError, match=r"files.plan.yaml is 'missing'"):
+        folders.read_run(tmp_path, path.parent.relative_to(tmp_path).as_posix())
+
+
 def test_killed_at_any_moment_and_resumed(tmp_path):
     sweep = write_sweep(tmp_path, tiny_sweep(range(1, 13), (16, 32)))
     run_sweep(sweep, tmp_path / "undisturbed")
