@@ -13,7 +13,7 @@ from planner.clusters import load_cluster
 from planner.evaluate.capacity import over_capacity, stage_total
 from planner.evaluate.pipeline import feedback_seconds, makespan, send_seconds
 from planner.evaluate.setting import Setting, setting
-from planner.evaluate.waves import wave_tasks
+from planner.evaluate.waves import Task, wave_tasks
 from planner.models import load_model
 from planner.problem import sizes_of
 from planner.workload import Workload
@@ -55,7 +55,7 @@ def latency(env: Setting, space: SearchSpace, choice: Choice, known: Known) -> f
         if len(places) > 1:
             sends.append(feedback_seconds(env, places[-1], places[0], sequences))
         return makespan(stages, sends, choice.micro_batches, True)
-    return _flow_shop(stages, sends, choice.micro_batches)
+    return flow_shop(stages, sends, choice.micro_batches)
 
 
 def _stages(env: Setting, space: SearchSpace, choice: Choice, known: Known) -> list[tuple[float, float]]:
@@ -70,7 +70,7 @@ def _stages(env: Setting, space: SearchSpace, choice: Choice, known: Known) -> l
     return found
 
 
-def _flow_shop(stages: list[float], sends: list[float], micro_batches: int) -> float:
+def flow_shop(stages: list[float], sends: list[float], micro_batches: int) -> float:
     """Step every micro-batch through every stage and send in order."""
     machines = [m for pair in zip(stages, sends, strict=False) for m in pair] + stages[len(sends) :]
     free = [0.0] * len(machines)
@@ -83,7 +83,11 @@ def _flow_shop(stages: list[float], sends: list[float], micro_batches: int) -> f
 
 def _waves(env: Setting, space: SearchSpace, choice: Choice, sequences: int) -> float:
     """Step waves of micro-batches through attention, dispatch, experts and combine."""
-    tasks = wave_tasks(env, space.sizes, choice, sequences)
+    return step_waves(wave_tasks(env, space.sizes, choice, sequences), choice)
+
+
+def step_waves(tasks: tuple[list[Task], ...], choice: Choice) -> float:
+    """The same, of tasks that are known."""
     free = [0.0] * 4
     for _ in range(choice.micro_batches // choice.in_flight):
         ready = [0.0] * choice.in_flight
