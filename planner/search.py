@@ -19,6 +19,9 @@ from planner.problem import Problem, problem_to_dict
 from planner.solve.answer import Limits, Optimum
 from planner.solve.closings import Closing, closings
 from planner.solve.decisions import Decision, DecisionValue, decision_tables
+from planner.solve.experts.options import RULE, open_to_search, with_placements
+from planner.solve.experts.searched import placed_optimum
+from planner.solve.experts.summary import PlacementSummary, summaries
 from planner.solve.objective import NO_CAPS, TIE_RULE, Caps, Name
 from planner.solve.optimum import SpaceSearch
 from planner.solve.relaxation import relaxation
@@ -103,6 +106,7 @@ class Result:
     interrupted: bool = False
     caps: Caps = NO_CAPS
     closings: tuple[Closing, ...] = ()
+    experts: tuple[PlacementSummary, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready data (`planner.result/1`), without times or host facts."""
@@ -122,6 +126,7 @@ class Result:
                 {"plan": plan_dict(a.choice, self.problem), "evaluation": a.evaluation.to_dict()} for a in self.alternatives
             ],
             "decisions": [asdict(decision) for decision in self.decisions],
+            "experts": [asdict(summary) for summary in self.experts],
             "hand_designed": [hand_designed_dict(h, self.problem) for h in self.hand_designed],
             "unrestricted": None if self.unrestricted is None else {
                 "objective": self.unrestricted[0], "plan": choice_to_dict(self.unrestricted[1], sizes),
@@ -189,11 +194,14 @@ def search(
     input only: a problem that nothing fits has status `infeasible`.
     """
     limits = limits or Limits()
-    start = time.monotonic()
+    start, plain_space = time.monotonic(), problem.space
+    problem = placed(problem)
     asked = priced_space(problem, (objective,), limits)
     env = asked.env
     optimum = asked.run(progress=progress)
     size, closed = str(problem.space.size()), closings(asked, optimum)
+    if problem.space is not plain_space:
+        optimum = placed_optimum(asked, optimum, plain_space)
     if optimum.choice is None:
         reason = infeasibility(problem, asked, optimum) if optimum.complete else None
         status = "infeasible" if optimum.complete else "timeout"
@@ -207,7 +215,7 @@ def search(
     plain = Result(
         problem, objective, status, value, bound, gap, size, optimum, optimum.choice,
         evaluate(env, problem.sizes, optimum.choice), (), (), (), None, None, limits.seed, optimum.interrupted, limits.caps,
-        closed,
+        closed, summaries(env, problem.sizes, optimum.choice),
     )  # fmt: skip
     if not details or optimum.interrupted or time.monotonic() - start > limits.seconds:
         return replace(plain, alternatives=alternatives(asked, problem, optimum, top))
@@ -215,6 +223,15 @@ def search(
         return _detailed(plain, asked, top, limits, progress)
     except KeyboardInterrupt:
         return replace(plain, interrupted=True)
+
+
+def placed(problem: Problem) -> Problem:
+    """The problem with expert placements found for its space, where its loads are unequal and its placements open."""
+    env = setting(problem.model, problem.workload, problem.cluster)
+    if not open_to_search(env, problem.space):
+        return problem
+    spaces = (with_placements(env, space) for space in (problem.space, problem.unrestricted))
+    return replace(problem, space=next(spaces), unrestricted=next(spaces), restrictions=(*problem.restrictions, RULE))
 
 
 def priced_space(problem: Problem, objectives: Sequence[Name], limits: Limits) -> SpaceSearch:

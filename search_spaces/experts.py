@@ -46,13 +46,18 @@ def contiguous_placement(experts: int, groups: int) -> tuple[tuple[int, ...], ..
 
 @dataclass(frozen=True, slots=True)
 class ExpertDomain:
-    """The values that stay open for each field of an expert placement; None means every legal value."""
+    """The values that stay open for each field of an expert placement; None means every legal value.
+
+    There are too many placements to list: where they are open, that is the default one, and besides it what `searched` has
+    for a number of groups, as (groups, placements) pairs.
+    """
 
     form: tuple[Form, ...] | None = None
     tensor_ways: tuple[int, ...] | None = None
     devices: tuple[int, ...] | None = None
     placement: tuple[tuple[tuple[int, ...], ...], ...] | None = None
     router_side: tuple[RouterSide, ...] | None = None
+    searched: tuple[tuple[int, tuple[tuple[tuple[int, ...], ...], ...]], ...] = ()
 
     def shared(self, sizes: Sizes, ways: int) -> Iterator[ExpertPlacement]:
         """Placements on the GPUs of a stage that computes attention and experts, in a fixed order."""
@@ -79,7 +84,7 @@ class ExpertDomain:
     def _placements(self, sizes: Sizes, groups: int) -> list[tuple[tuple[int, ...], ...]]:
         """The legal placements on `groups` groups, the default one as the empty tuple, each once."""
         if self.placement is None:
-            return [()] if groups <= sizes.experts else []
+            return [(), *dict(self.searched).get(groups, ())] if groups <= sizes.experts else []
         default = contiguous_placement(sizes.experts, groups)
         legal = (p or default for p in self.placement)
         return list(dict.fromkeys(() if p == default else p for p in legal if legal_placement(p, sizes.experts, groups)))

@@ -13,7 +13,7 @@ from planner.costs.pricer import Sites
 from planner.evaluate.pipeline import crossing_fraction
 from planner.evaluate.setting import LayerKind, Setting
 from planner.evaluate.tables import Bill, expand_cases, to_bill
-from planner.graph.experts import moe_rows, moe_table
+from planner.graph.experts import least_table, moe_rows, moe_table
 from planner.graph.moe import expert_role, return_role, route_role, transfer_bytes
 from planner.graph.rows import Ints, MoeRows
 from search_spaces.experts import ExpertPlacement
@@ -141,7 +141,8 @@ def expert_side(env: Setting, layer: LayerKind, cases: Cases) -> ExpertSide:
     expert_ways = np.array([len(p) for p in cases.expert_places])[cases.expert_site]
     pairs = list(zip(cases.placement.tolist(), expert_ways.tolist(), strict=True))
     distinct = list(dict.fromkeys(pairs))
-    table = moe_table(layer.layer.ffn, [(cases.placements[p], w) for p, w in distinct], layer.load)
+    build = least_table if env.any_placement else moe_table
+    table = build(layer.layer.ffn, [(cases.placements[p], w) for p, w in distinct], layer.load)
     number = {pair: i for i, pair in enumerate(distinct)}
     case, entry, starts = expand_cases(table.owner, np.array([number[pair] for pair in pairs], dtype=np.int64))
     on_attention = np.array([p.router_side == "attention" for p in cases.placements])[cases.placement]

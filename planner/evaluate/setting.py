@@ -31,13 +31,17 @@ class LayerKind:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is fixed while plans are compared; `rooms` holds what like problems of a sweep have found."""
+    """What is fixed while plans are compared; `rooms` holds what like problems of a sweep have found.
+
+    With `any_placement` a mixture costs what no placement of its experts goes below, whatever the plan says (a bound).
+    """
 
     model: ModelSpec
     workload: Workload
     cluster: Cluster
     pricer: Pricer
     rooms: Rooms | None = field(default=None, compare=False, repr=False)
+    any_placement: bool = False
 
     @cached_property
     def context(self) -> RoleContext:

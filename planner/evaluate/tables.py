@@ -12,7 +12,7 @@ from planner.costs.pricer import RoleBill, Site, Sites
 from planner.evaluate.rows import attention_rows, partition_table
 from planner.evaluate.setting import LayerKind, Setting
 from planner.graph.attention import attention_role
-from planner.graph.experts import moe_rows, moe_table
+from planner.graph.experts import least_table, moe_rows, moe_table
 from planner.graph.head import embedding_role, head_role, receive_role
 from planner.graph.mlp import mlp_role
 from planner.graph.moe import dispatch_role, local_role
@@ -171,10 +171,11 @@ class _Pricing:
         return _split(bill, shapes)
 
     def _moe(self, layer: LayerKind, site: Ints, tokens: Ints, width: Ints, shards: Ints, ffn: list[FfnOption]) -> Bill:
-        keys = [(f.experts or ExpertPlacement(), int(w)) for f, w in zip(ffn, width, strict=True)]
-        distinct = list(dict.fromkeys(keys))
-        number = {key: i for i, key in enumerate(distinct)}
-        table = moe_table(layer.layer.ffn, distinct, layer.load)
+        keys = [(id(f), int(w)) for f, w in zip(ffn, width, strict=True)]  # a placement is long: not to be hashed for each case
+        option = {id(f): f.experts or ExpertPlacement() for f in ffn}
+        distinct = [(option[key], w) for key, w in dict.fromkeys(keys)]
+        number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+        table = (least_table if self.env.any_placement else moe_table)(layer.layer.ffn, distinct, layer.load)
         row, entry, starts = expand_cases(table.owner, np.array([number[key] for key in keys], dtype=np.int64))
         dispatched = np.array([distinct[owner][0].form == "dispatch" for owner in table.owner], dtype=np.int64)
 

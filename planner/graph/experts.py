@@ -81,6 +81,7 @@ def expert_reach(ffn: Ffn, placement: ExpertPlacement, ways: int, load: Load) ->
 class MoeTable:
     """Placements as columns, one entry per class of expert group; `owner` is the placement of each entry, `first` the
     place of the first GPU of its class in the stage. `spread` and `reach` are those of the whole placement (see `MoeRows`).
+    `part` is 1, or what part of the reads of all its experts an entry of `least_table` has.
     """
 
     owner: Ints
@@ -91,6 +92,7 @@ class MoeTable:
     spread: NDArray[np.float64]
     reach: NDArray[np.float64]
     shares: NDArray[np.float64]
+    part: NDArray[np.float64]
 
 
 def moe_table(ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], load: Load) -> MoeTable:
@@ -113,7 +115,28 @@ def moe_table(ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], load:
     padded = np.array([s + (0.0,) * (width - len(s)) for s in shares]).reshape(len(shares), width)
     ints = [np.asarray(column, dtype=np.int64) for column in (owners, ways, tensor, experts, first)]
     reached = [np.asarray(column, dtype=np.float64) for column in (spread, most)]
-    return MoeTable(ints[0], ints[1], ints[2], ints[3], ints[4], reached[0], reached[1], padded)
+    return MoeTable(ints[0], ints[1], ints[2], ints[3], ints[4], reached[0], reached[1], padded, np.ones(len(owners)))
+
+
+def least_table(ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], load: Load) -> MoeTable:
+    """Two entries for each (placement, GPUs) that no placement on as many groups goes below on its fullest GPU.
+
+    Some GPU gets at least the mean of the routed pairs, for one expert or more. Some GPU reads at least the mean of the
+    experts in use, rounded up, with a pair for each. Some GPU holds at least the mean of the experts.
+    """
+    weights = np.array(load or (1.0,) * ffn.experts) / (sum(load) or ffn.experts)
+    groups = np.array([ways // placement.tensor_ways for placement, ways in placements], dtype=np.int64).repeat(2)
+    owner = np.arange(len(placements)).repeat(2)
+    ways, tensor = (np.array(column, dtype=np.int64).repeat(2) for column in (
+        [ways for _, ways in placements], [placement.tensor_ways for placement, _ in placements]))  # fmt: skip
+    reads = np.arange(owner.size) % 2 == 1
+    shares = np.where(reads[:, None], weights, 0.0)
+    shares[:, 0] = np.where(reads, shares[:, 0], 1.0 / groups)
+    reach = 1.0 - (1.0 - 1.0 / groups) ** ffn.top_k
+    part = np.where(reads, 1.0 / groups, 1.0)
+    return MoeTable(
+        owner, ways, tensor, -(-ffn.experts // groups), np.zeros_like(owner), np.ones(owner.size), reach, shares, part
+    )
 
 
 def moe_rows(table: MoeTable, entry: Ints, tokens: Ints, ways: Ints, residual_shards: Ints, top_k: int) -> MoeRows:
@@ -126,7 +149,9 @@ def moe_rows(table: MoeTable, entry: Ints, tokens: Ints, ways: Ints, residual_sh
     shares, drawn = table.shares[cases // base], cases % base
     routed = np.ceil(np.round(drawn.astype(np.float64) * top_k * shares.sum(axis=1), 6)).astype(np.int64)
     used = 1.0 - (1.0 - np.minimum(shares * top_k, 1.0)) ** drawn[:, None]
-    active = np.minimum(np.ceil(np.round(used.sum(axis=1), 6)).astype(np.int64), np.maximum(routed, 0))
+    part = table.part[cases // base]
+    active = np.minimum(np.ceil(np.round(part * used.sum(axis=1), 6)).astype(np.int64), np.maximum(routed, 0))
+    routed = np.where(part < 1.0, active, routed)
     routed, active = routed[inverse], active[inverse]
     zero = np.zeros_like(entry)
     return MoeRows(tokens, ways, residual_shards, table.expert_ways[entry], table.tensor_ways[entry], table.experts[entry],

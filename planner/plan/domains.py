@@ -18,6 +18,7 @@ Text = TypeVar("Text", bound=str)
 Placement = tuple[tuple[int, ...], ...]
 
 ANY = "any"
+CONTIGUOUS = "consecutive"
 ALL_FORMS: tuple[Form, ...] = (*FORMS, "separate")
 MOST_VALUES = 1_000_000
 
@@ -116,12 +117,13 @@ def expert_domain(fields: Fields, base: ExpertDomain, sizes: Sizes) -> ExpertDom
     """The expert placements that `fields` leave open; `devices` counts GPUs that hold experts alone.
 
     A placement is one list entry per expert: the position of its group among the expert groups, or a list of such
-    positions for an expert with copies; `replicas` declares the copies.
+    positions for an expert with copies; `replicas` declares the copies. `consecutive` is the default one alone.
     """
     placement = base.placement
     if fields.raw("placement") is not None:
         value = fields.raw("placement")
-        placement = None if value == ANY else (read_placement(fields, sizes.experts),)
+        named: dict[str, tuple[Placement, ...] | None] = {ANY: None, CONTIGUOUS: ((),)}
+        placement = named[value] if isinstance(value, str) and value in named else (read_placement(fields, sizes.experts),)
     fields.ignore(("replicas",))
     return ExpertDomain(
         words(fields, "form", base.form, ALL_FORMS),
@@ -135,7 +137,9 @@ def expert_domain(fields: Fields, base: ExpertDomain, sizes: Sizes) -> ExpertDom
 def read_placement(fields: Fields, experts: int) -> Placement:
     """The groups of each expert from a list; every expert must have as many as `replicas` declares."""
     value = fields.raw("placement")
-    allowed = f"a list with one entry for each of the {experts} experts: its group, or a list of its groups"
+    allowed = (
+        f"any, consecutive, or a list with one entry for each of the {experts} experts: its group, or a list of its groups"
+    )
     if not isinstance(value, list | tuple) or len(value) != experts:
         raise fields.error("placement", allowed)
     placed = tuple(tuple(entry) if isinstance(entry, list | tuple) else (entry,) for entry in value)

@@ -1,0 +1,130 @@
+"""Placements for a search: found for every number of expert groups beforehand, made faster for the best plan afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from functools import lru_cache
+
+import numpy as np
+
+from planner.evaluate.setting import Setting
+from planner.graph.experts import Load
+from planner.solve.experts.costs import Mixture, Placement
+from planner.solve.experts.load import balance
+from planner.solve.experts.timed import fastest
+from search_spaces.attention import AttentionDomain, AttentionPartition
+from search_spaces.experts import ExpertDomain, contiguous_placement
+from search_spaces.sizes import Sizes, divisors
+from search_spaces.space import SearchSpace, StagePin, residual_shards
+from search_spaces.stages import Choice, StageChoice
+
+RULE = (
+    "expert placements: consecutive experts, and for each number of groups what the placement search found, without copies "
+    "and with a quarter more experts on each GPU at most; one placement for all layers of a stage. The bound is that of any "
+    "placement"
+)
+
+
+def different_loads(env: Setting) -> tuple[Load, ...]:
+    """The different expert loads of the layers, unequal ones only."""
+    return tuple(kind.load for kind in env.kinds if kind.load and len(set(kind.load)) > 1)
+
+
+def open_to_search(env: Setting, space: SearchSpace) -> bool:
+    """Whether placements are worth a search: loads are unequal, and the space leaves the placement open."""
+    return space.sizes.moe and space.experts.placement is None and not space.layout and bool(different_loads(env))
+
+
+def with_placements(env: Setting, space: SearchSpace) -> SearchSpace:
+    """The space with placements found for every number of groups that its stages may have."""
+    loads = different_loads(env)
+    summed = tuple(np.sum(np.array(loads), axis=0).tolist())
+    found = tuple((groups, _candidates(summed, groups)) for groups in _group_counts(space) if groups > 1)
+    return replace(space, experts=replace(space.experts, searched=tuple(pair for pair in found if pair[1])))
+
+
+def spare_slots(experts: int, groups: int) -> tuple[int, ...]:
+    """More experts than an even share that a GPU may hold: none, one, and a quarter of the share."""
+    return tuple(dict.fromkeys((0, 1, -(-experts // groups // 4))))
+
+
+def _group_counts(space: SearchSpace) -> tuple[int, ...]:
+    """Numbers of expert groups that some stage may have."""
+    strides = {space.stride(replicas) for replicas, _ in space.branches}
+    widths = {width for stride in strides for width in space.widths(stride)}
+    tensor = space.experts.tensor_ways
+    counts = {w // t for w in widths for t in divisors(w) if tensor is None or t in tensor}
+    return tuple(sorted(c for c in counts if c <= space.sizes.experts))
+
+
+@lru_cache(maxsize=256)
+def _candidates(loads: Load, groups: int) -> tuple[Placement, ...]:
+    """Balanced placements of one load on `groups` groups, without copies and with."""
+    experts = len(loads)
+    found = []
+    for spare in spare_slots(experts, groups):
+        slots = -(-experts // groups) + spare
+        (answer,) = balance(np.array([loads]), groups, slots, exact=False)
+        found.append(answer.placement)
+    return tuple(dict.fromkeys(p for p in found if p != contiguous_placement(experts, groups)))
+
+
+def mixture_of(env: Setting, sizes: Sizes, choice: Choice, stage: StageChoice, load: Load) -> Mixture | None:
+    """The mixture of a stage under one load; None where its experts have GPUs of their own."""
+    if stage.experts is None or stage.separate:
+        return None
+    layer = next(kind for kind in env.kinds if kind.moe and kind.load == load)
+    sequences = env.workload.batch // choice.replicas // choice.micro_batches
+    tokens = sequences * env.query_length
+    shards = residual_shards(sizes, stage.attention)
+    return Mixture(env, layer, stage.experts.form, stage.experts.tensor_ways, stage.devices, tokens, shards)
+
+
+def refined(env: Setting, space: SearchSpace, choice: Choice) -> SearchSpace | None:
+    """The space of a choice with its placements open to faster ones for its own tokens; None where there is nothing to try."""
+    loads = different_loads(env)
+    pins, tried = [], False
+    for stage in choice.stages:
+        domain = _held(stage)
+        mixture = mixture_of(env, space.sizes, choice, stage, loads[0])
+        if stage.experts is not None and mixture is not None and mixture.groups > 1:
+            faster = _faster(mixture, loads)
+            domain = replace(domain, placement=tuple(dict.fromkeys((stage.experts.placement, *faster))))
+            tried = tried or bool(faster)
+        pins.append((stage, domain))
+    if not tried:
+        return None
+    layout = tuple(StagePin(stage.layers, stage.devices, _grid(stage), (stage.mlp_ways,), domain) for stage, domain in pins)
+    return replace(
+        space, replicas=(choice.replicas,), micro_batches=(choice.micro_batches,), in_flight=(choice.in_flight,),
+        stages=(len(layout),), layout=layout,
+    )  # fmt: skip
+
+
+def _faster(mixture: Mixture, loads: Sequence[Load]) -> tuple[Placement, ...]:
+    """Placements that are fast for one load, each with different slots; several loads share one placement: their mean does."""
+    mean = np.mean(np.array(loads), axis=0)[None]
+    experts = len(loads[0])
+    found = []
+    for spare in spare_slots(experts, mixture.groups):
+        (answer,) = fastest(mixture, mean, -(-experts // mixture.groups) + spare, effort=2)
+        found.append(answer.placement)
+    return tuple(dict.fromkeys(found))
+
+
+def _held(stage: StageChoice) -> ExpertDomain:
+    """The domain that holds the experts of a stage."""
+    placed = stage.experts
+    if placed is None:
+        return ExpertDomain()
+    count = (placed.devices,) if placed.form == "separate" else None
+    return ExpertDomain((placed.form,), (placed.tensor_ways,), count, (placed.placement,), (placed.router_side,))
+
+
+def _grid(stage: StageChoice) -> AttentionDomain:
+    """The attention domain that holds the grid of a stage."""
+    held = {field.name: (getattr(stage.attention, field.name),) for field in fields(AttentionPartition)}
+    if not stage.attention.heads_per_group:
+        del held["heads_per_group"]
+    return AttentionDomain(**held)

@@ -1,0 +1,37 @@
+"""The answer of a search in whose space placements were found: made faster for the best plan, and bounded for any placement."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from planner.solve.answer import Optimum
+from planner.solve.experts.options import refined
+from planner.solve.optimum import SpaceSearch
+from search_spaces.space import SearchSpace
+
+
+def placed_optimum(asked: SpaceSearch, optimum: Optimum, plain: SearchSpace) -> Optimum:
+    """The optimum of a space with found placements, improved and bounded for every placement; `plain` has none found."""
+    if optimum.choice is None or optimum.interrupted:
+        return optimum
+    better = with_better_placements(asked, optimum)
+    return replace(better, bound=min(optimum.bound, better.value, any_placement_bound(asked, plain)))
+
+
+def with_better_placements(asked: SpaceSearch, optimum: Optimum) -> Optimum:
+    """The optimum with placements made for its own stages and tokens, where they are better; its bound stays."""
+    if optimum.choice is None:
+        return optimum
+    space = refined(asked.env, asked.space, optimum.choice)
+    if space is None:
+        return optimum
+    found = SpaceSearch(asked.env, space, asked.objective, asked.limits).run(optimum.value)
+    if found.choice is None or found.value >= optimum.value:
+        return optimum
+    return replace(optimum, choice=found.choice, value=found.value)
+
+
+def any_placement_bound(asked: SpaceSearch, space: SearchSpace) -> float:
+    """What no plan of a space goes below, wherever its experts are; `space` has no placements of its own."""
+    env = replace(asked.env, any_placement=True, rooms=None)
+    return SpaceSearch(env, space, asked.objective, asked.limits).run(prove=False).bound
