@@ -19,6 +19,7 @@ from planner.report.evaluation import (
     plan_blocks,
     time_blocks,
 )
+from planner.report.experts import expert_blocks
 from planner.report.findings import findings_blocks
 from planner.report.show import count, objective_value, plain, safe_name, seconds
 from planner.report.words import plan_words
@@ -34,6 +35,10 @@ STATUS = {
     "infeasible": "Every plan of the space was ruled out.",
     "timeout": "The search stopped before it found a plan.",
 }
+PLACED = (
+    "Every plan with one of the expert placements that were found is ruled out or no better; the bound holds for any placement "
+    "of the experts, so that no plan at all is below it."
+)
 OBJECTIVES = {
     "latency": {"prefill": "latency of the whole batch", "decode": "latency of one output token"},
     "throughput": {"prefill": "tokens per second of a steady stream of batches", "decode": "output tokens per second"},
@@ -70,7 +75,7 @@ def headline(result: Result) -> str:
 def terminal_sections(result: Result, ref: str | None) -> Iterator[Section]:
     """Sections for the terminal."""
     problem = result.problem
-    yield Section("Question", (Text(question(result)), Text(STATUS[result.status])))
+    yield Section("Question", (Text(question(result)), Text(verdict(result))))
     if result.choice is None or result.evaluation is None:
         yield from _no_plan(result)
     else:
@@ -88,7 +93,7 @@ def terminal_sections(result: Result, ref: str | None) -> Iterator[Section]:
 def markdown_sections(result: Result) -> Iterator[Section]:
     """Sections of the Markdown report."""
     problem, found = result.problem, result.evaluation
-    yield Section("Question", (Text(question(result)), Text(STATUS[result.status])))
+    yield Section("Question", (Text(question(result)), Text(verdict(result))))
     if result.choice is None or found is None:
         yield from _no_plan(result)
     else:
@@ -119,8 +124,17 @@ def _no_plan(result: Result) -> Iterator[Section]:
     yield Section("Why there is no plan", (Bullets(tuple(lines)),))
 
 
+def verdict(result: Result) -> str:
+    """What the status means for this search."""
+    if result.status == "feasible" and result.optimum.complete and result.experts:
+        return PLACED
+    return STATUS[result.status]
+
+
 def _comparisons(result: Result) -> Iterator[Section]:
     """Other plans beside the best one."""
+    if result.experts:
+        yield Section("Where the experts are", expert_blocks(result))
     if result.alternatives:
         rows = [
             (str(at), seconds(a.evaluation.latency_s), plan_words(a.choice, result.problem.sizes))
