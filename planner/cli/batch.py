@@ -61,7 +61,9 @@ def batch(
         str | None, typer.Option(help="A running Ray cluster (auto, HOST:6379); else a local one.", show_default=False)
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many problems there are, and show the first.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a store that is there.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a store that is there; with --out DIR alone its last sweep.")
+    ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Events as JSON, one a line.")] = False,
 ) -> int:
@@ -69,6 +71,11 @@ def batch(
 
     A batch that was stopped, however, is finished by the same command. Exit code 4 says that some problems failed.
     """
+    if resume and sweep is None and from_ is None and out is not None:
+        from planner.batch.origin import read_origin
+
+        file, table = read_origin(out)
+        sweep, from_ = (None, file) if table else (file, None)
     found = _sweep(sweep, from_)
     if dry_run:
         return _dry_run(found, json_)
@@ -80,8 +87,10 @@ def batch(
     if address is not None and engine != EngineName.ray:
         raise InputError("--address", address, "given with --engine ray alone")
     from planner.batch.drive import Batch
+    from planner.batch.origin import write_origin
     from planner.batch.summary import write_summaries
 
+    write_origin(root, sweep or from_ or root, table=sweep is None)
     listener = _Json() if json_ else _Told(root)
     try:
         tally = Batch(found, root, _engine(engine, workers, address), retry_failed, listener).run()
@@ -144,7 +153,11 @@ def _sweep(sweep: Path | None, from_: Path | None) -> Sweep:
     from planner.batch.sweep import read_sweep, read_table
 
     if (sweep is None) == (from_ is None):
-        raise InputError("SWEEP", None if sweep is None else str(sweep), "a sweep's YAML file, or else --from TABLE.csv")
+        raise InputError(
+            "SWEEP",
+            None if sweep is None else str(sweep),
+            "a sweep's YAML file, or else --from TABLE.csv, or --resume --out DIR",
+        )
     return read_sweep(sweep) if sweep is not None else read_table(from_)  # type: ignore[arg-type]  # one of them is given
 
 

@@ -142,7 +142,7 @@ def test_killed_at_any_moment_and_resumed(tmp_path):
     begun.wait()
     finished = {path: path.read_bytes() for path in root.glob(f"runs/*/*/{FACTS}")}
     assert wanted <= len(finished) < 24
-    resumed = planner(*arguments, "--resume", "--json")
+    resumed = planner("batch", "--out", root, "--resume", "--json")
     assert resumed.returncode == 0, resumed.stderr
     assert json.loads(resumed.stdout.splitlines()[-1])["reused"] == len(finished)
     assert contents(root) == expected
@@ -308,6 +308,13 @@ def test_json_events_and_exit_code(sweep, tmp_path):
     assert events[-1]["failures"] == {"bad_input": 1} and events[-1]["left"] == 0
     (failed,) = [event for event in events if event["event"] == "run" and event["status"] == "bad_input"]
     assert "gpt-17" in failed["error"] and failed["label"].startswith("no such model")
+
+
+def test_there_must_be_something_to_resume(sweep, tmp_path):
+    for arguments in (["--out", tmp_path], [sweep, "--out", tmp_path], []):
+        done = planner("batch", *arguments, "--resume")
+        assert done.returncode == 2 and "--resume" in done.stderr and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_quiet_in_a_pipe_and_a_table_at_the_end(sweep, tmp_path):
