@@ -44,7 +44,7 @@ def random_case(seed: int) -> Problem:
     })  # fmt: skip
     if moe and rng.random() < 0.2:
         experts = model["ffn"]["experts"]  # type: ignore[index]
-        some = tuple(tuple(_groups(rng, 2) for _ in range(experts)) for _ in range(2))
+        some = tuple(_placement(rng, experts) for _ in range(2))
         own = replace(problem.space.experts, placement=((), *some))
         return replace(problem, space=replace(problem.space, experts=own))
     return problem
@@ -133,14 +133,14 @@ def _space(rng: random.Random, model: dict[str, object]) -> dict[str, object]:
         if form in ("any", "separate"):  # every plan of these is priced alone: fewer of them
             attention |= {"softmax": "replicated", "output_projection": "row", "order": "segments_inner"}
         if rng.random() < 0.2:
-            placement = [list(_groups(rng, 2)) for _ in range(experts)]
+            placement = [list(held) for held in _placement(rng, experts)]
             found["experts"] |= {"placement": placement, "replicas": [len(held) for held in placement]}  # type: ignore[operator]
     return found
 
 
-def _groups(rng: random.Random, count: int) -> tuple[int, ...]:
-    """The groups of an expert: one, or some."""
-    return tuple(sorted(rng.sample(range(count), rng.choice([1, 1, 2]))))
+def _placement(rng: random.Random, experts: int) -> tuple[tuple[int, ...], ...]:
+    """The groups of every expert, one or both of two; no group is left empty."""
+    return tuple(tuple(sorted({e % 2, rng.choice([0, 1])} if rng.random() < 0.5 else {e % 2})) for e in range(experts))
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ class ModelClaim:
 class Certificate:
     """A certificate that was read: well-formed, and nothing more is known of it.
 
+    With `any_placement` the bounds are claimed of every placement of the experts, not of those that the space lists alone.
     `value`, `bound` and `gap` are in the objective's own unit, `least` and `at_least` in what is minimized: seconds or dollars.
     """
 
@@ -81,6 +82,7 @@ class Certificate:
     at_least: float
     most: Most
     size: str
+    any_placement: bool
     rules: tuple[str, ...]
     plan: Mapping[str, object] | None
     branches: tuple[BranchClaim, ...]
@@ -142,7 +144,8 @@ def read_certificate(raw: dict[str, object], source: str = "") -> Certificate:
         raw, _problem(top, source), top.choice("status", STATUSES), objective.choice("name", OBJECTIVES),
         objective.maybe_number("value"), objective.maybe_number("bound"), objective.maybe_number("gap"),
         objective.maybe_number("least"), _or_inf(objective, "at_least"),
-        Most(**{name: _or_inf(limits, name) for name in LIMITS}), space.text("size"), tuple(space.texts("rules")),
+        Most(**{name: _or_inf(limits, name) for name in LIMITS}), space.text("size"),
+        space.choice("placements", ("listed", "any")) == "any", tuple(space.texts("rules")),
         None if plan is None else plan.values, tuple(_branch(claim) for claim in claims),
         None if model is None else _model(model),
         top.mapping("versions").values, top.text("facts"), top.mapping("digests").values,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 
 from planner.certify.apart import ApartPlans
@@ -28,9 +29,14 @@ class Proof:
 
     @cached_property
     def env(self) -> Setting:
-        """The setting that everything is priced in."""
+        """The setting that plans are priced in."""
         problem = self.read.problem
         return setting(problem.model, problem.workload, problem.cluster)
+
+    @cached_property
+    def bounding(self) -> Setting:
+        """The setting of the bounds: where they are claimed of any placement, mixtures cost what none goes below."""
+        return replace(self.env, any_placement=True) if self.read.any_placement else self.env
 
     @cached_property
     def question(self) -> Question:
@@ -40,12 +46,12 @@ class Proof:
     @cached_property
     def times(self) -> StageTimes:
         """Stages of linear pipelines, priced anew."""
-        return StageTimes(self.env, self.space, self.read.most.memory_bytes)
+        return StageTimes(self.bounding, self.space, self.read.most.memory_bytes)
 
     @cached_property
     def apart(self) -> ApartPlans:
         """Plans with experts apart, priced anew."""
-        return ApartPlans(self.env, self.space, self.read.most.memory_bytes)
+        return ApartPlans(self.bounding, self.space, self.read.most.memory_bytes)
 
     def _branch(self, claim: BranchClaim) -> Branch:
         return Branch(self.space, claim.replicas, claim.micro_batches)

@@ -156,7 +156,9 @@ def _problem(read: Certificate) -> str:
     size = str(problem.space.size())
     if read.size != size:
         raise RefusedError(f"the space has {size} plans, not {read.size}")
-    if read.rules != tuple(problem.restrictions):
+    if read.rules[: len(problem.restrictions)] != problem.restrictions or (len(read.rules) > len(problem.restrictions)) != (
+        read.any_placement
+    ):
         raise RefusedError("the rules of the space are not those that the certificate lists")
     return f"{problem.name}: a space of {size} plans"
 

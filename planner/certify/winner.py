@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 from planner.certify.apart import ApartPlans
@@ -61,9 +62,22 @@ def chosen(read: Certificate) -> Choice:
     found = list(islice(own.choices(), 2)) if own.layout and own.size() < 3 else []
     if len(found) != 1:
         raise RefusedError("the plan leaves decisions open, or is none")
-    if not space.contains(found[0]):
+    held = with_placements_of(space, found[0]) if read.any_placement else space
+    if not held.contains(found[0]):
         raise RefusedError("the plan is not in the space")
     return found[0]
+
+
+def with_placements_of(space: SearchSpace, choice: Choice) -> SearchSpace:
+    """The space with the placements of a plan among those that it lists; it must leave placements open."""
+    if space.experts.placement is not None or space.layout:
+        raise RefusedError("any placement is claimed of a space that pins placements")
+    found: dict[int, tuple[tuple[tuple[int, ...], ...], ...]] = {}
+    for stage in choice.stages:
+        if stage.experts is not None and stage.experts.placement:
+            groups = len(stage.expert_devices) // stage.experts.tensor_ways
+            found[groups] = tuple(dict.fromkeys((*found.get(groups, ()), stage.experts.placement)))
+    return replace(space, experts=replace(space.experts, searched=tuple(found.items())))
 
 
 def fits(env: Setting, space: SearchSpace, question: Question, choice: Choice) -> bool:

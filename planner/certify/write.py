@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from planner.certify.document import LIMITS, SCHEMA, digests, facts_of, gap_of, number
 from planner.certify.question import INF
 from planner.errors import InputError
+from planner.evaluate.setting import setting
 from planner.files import write_text_atomic
 from planner.problem.library import is_path
 from planner.search import Result, in_unit, plan_dict, versions
-from planner.solve.closings import Closing
+from planner.solve.answer import Limits
+from planner.solve.closings import Closing, closings
 from planner.solve.objective import TIE_RULE
+from planner.solve.optimum import SpaceSearch
 
 
 def certificate(result: Result) -> dict[str, Any]:
@@ -22,6 +25,7 @@ def certificate(result: Result) -> dict[str, Any]:
 
     Raises `InputError` for a problem that only a file on this machine tells in full.
     """
+    found_space, result = result.problem.space, for_any_placement(result)
     problem, optimum, raw = result.problem, result.optimum, result.problem.raw
     least = optimum.value if optimum.choice is not None else INF
     at_least = min([least, *(closing.least for closing in result.closings)])
@@ -37,7 +41,10 @@ def certificate(result: Result) -> dict[str, Any]:
             "least": number(least), "at_least": number(at_least),
         },
         "limits": {name: number(getattr(result.caps, name)) for name in LIMITS},
-        "space": {"size": result.space_size, "rules": list(problem.restrictions)},
+        "space": {
+            "size": str(problem.space.size()), "rules": list(problem.restrictions),
+            "placements": "any" if result.problem.space != found_space else "listed",
+        },
         "ties": TIE_RULE,
         "plan": plan_dict(result.choice, problem),
         "branches": [_branch(closing) for closing in result.closings],
@@ -52,6 +59,19 @@ def certificate(result: Result) -> dict[str, Any]:
     }  # fmt: skip
     plain: dict[str, Any] = json.loads(json.dumps(found, allow_nan=False))
     return {**plain, "digests": digests(plain)}
+
+
+def for_any_placement(result: Result) -> Result:
+    """The result of a search that found placements itself, with the branches of the bound that holds for every placement."""
+    space, limits = result.problem.space, Limits(seed=result.seed, caps=result.caps)
+    if not space.experts.searched:
+        return result
+    plain = replace(result.problem, space=replace(space, experts=replace(space.experts, searched=())))
+    env = replace(setting(plain.model, plain.workload, plain.cluster), any_placement=True)
+    asked = SpaceSearch(env, plain.space, result.objective, limits)
+    bound = asked.run(prove=False)
+    optimum = replace(result.optimum, counts=replace(result.optimum.counts, model=None))
+    return replace(result, problem=plain, optimum=optimum, closings=closings(asked, bound))
 
 
 def write_certificate(result: Result, path: Path) -> Path:
