@@ -106,7 +106,8 @@ def _price_kind(env: Setting, kind: str, blocks: list[Block]) -> list[StageTable
     number = {place: i for i, place in enumerate(places)}
     sites = [np.array([number[place] for place in block.places], dtype=np.int64) for block in blocks]
     pricing = _Pricing(env, kind, places)
-    attention = [pricing.attention(blocks, sites, layer) for layer in env.kinds]
+    alike = {kind.layer: pricing.attention(blocks, sites, kind) for kind in {k.layer: k for k in env.kinds}.values()}
+    attention = [alike[kind.layer] for kind in env.kinds]  # expert loads change nothing of attention
     ffn = [pricing.ffn(blocks, sites, layer) for layer in env.kinds]
     embedding = pricing.ends(blocks, sites, embedding_role) if env.has_embedding else [None] * len(blocks)
     receive = pricing.ends(blocks, sites, receive_role)
