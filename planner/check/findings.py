@@ -30,6 +30,7 @@ CATALOG: dict[str, str] = {
     "STRUCT020": "The groups of a collective do not share out the GPUs of its stage in their order.",
     "STRUCT021": "A GPU that holds what an operator reads does not run it, or runs it twice.",
     "STRUCT022": "A micro-batch, a layer or a part of a layer is missing from the graph.",
+    "STRUCT023": "Tokens, rows of scores or the groups of a collective are split otherwise than the plan declares.",
     "SHAPE001": "An operator reads a tensor of another shape than its producer wrote.",
     "SHAPE002": "A weight's shape is not the k x n of the product that reads it.",
     "SHAPE003": "An operator writes another shape than its own sizes give.",

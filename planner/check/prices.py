@@ -206,11 +206,9 @@ def _hand_over(ctx: Context, node: Node) -> Iterator[Finding]:
         routed = any(piece.name == "routes" for piece in node.inputs)
         back = ctx.returned.get(at, 0.0)
         sent, received = back if routed else ceil(ctx.tokens / senders) * receivers * row, held
-    wanted = (sent, received, max(sent, received))
-    if not all(
-        isclose(a, b, rel_tol=1e-9)
-        for a, b in zip((transfer.sent_bytes, transfer.received_bytes, node.bytes), wanted, strict=True)
-    ):
+    priced = (transfer.sent_bytes, transfer.received_bytes, node.bytes, node.flops)
+    wanted = (sent, received, max(sent, received), 0.0)
+    if not all(isclose(a, b, rel_tol=1e-9) for a, b in zip(priced, wanted, strict=True)):
         found = f"{transfer.sent_bytes:.0f} / {transfer.received_bytes:.0f}"
         yield _error("SHAPE010", node, "its bytes are not those that it hands over", found, f"{sent:.0f} / {received:.0f}")
     if node.name == "send" and sum(piece.shape[0] for piece in node.outputs) != ctx.tokens:

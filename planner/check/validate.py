@@ -8,6 +8,7 @@ from planner.check.conservation import check_conservation
 from planner.check.cycles import check_cycles
 from planner.check.findings import Finding, errors
 from planner.check.flow import check_flow
+from planner.check.forms import check_forms
 from planner.check.index import Index
 from planner.check.order import check_order
 from planner.check.places import check_identity, check_places
@@ -48,6 +49,7 @@ def check_graph(env: Setting, sizes: Sizes, choice: Choice, graph: Graph, comple
         return tuple(found)
     found += [*check_order(index, choice), *check_flow(index)]
     found += check_prices(Context(env.model, sequences * env.workload.query_length, sequences, index))
+    found += check_forms(env.workload, sizes, choice, index)
     found += check_shards(env.model, env.workload, sizes, choice, index)
     found += check_shapes(graph)
     found += check_conservation(env.model, env.workload, sizes, choice, graph)
