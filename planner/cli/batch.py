@@ -276,7 +276,7 @@ class _Told:
             text += f", {rate:.1f}/s, {_clock(event['left'] / rate)} left"
         for name, (value, label) in sorted(self.best.items()):
             text += f"; best {name} {objective_value(name, value)} ({label})"
-        width = max(20, os.get_terminal_size(sys.stderr.fileno()).columns - 1)
+        width = max(20, (os.get_terminal_size(sys.stderr.fileno()).columns or 100) - 1)
         print(f"\r\033[K{text[:width]}", end="", file=sys.stderr, flush=True)
         self.shown = True
 

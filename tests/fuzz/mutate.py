@@ -38,8 +38,8 @@ def inputs(document: object, text: str, as_json: bool, draw: random.Random) -> I
     whole = text.encode()
     while True:
         if document is not None and draw.random() < 0.7:
-            changed = mutated(document, draw)
             try:
+                changed = mutated(document, draw)
                 found = (json.dumps(changed) if as_json else yaml.dump(changed, Dumper=DUMPER, allow_unicode=True)).encode()
             except (ValueError, RecursionError, yaml.YAMLError, UnicodeEncodeError):
                 continue
