@@ -6,15 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 
+from planner.check.buffers import races
 from planner.check.findings import Finding
-from planner.check.index import Index, Part, part_of, writers
+from planner.check.index import Index, Part, part_of
 from planner.graph.expand import BOUNDARY_BUFFERS
-from planner.graph.nodes import Edge, Graph, Node
+from planner.graph.nodes import Edge, Node
 from planner.graph.ops import Kind
 from search_spaces.stages import Choice
-
-Buffer = tuple[int, str, int]
-"""A GPU, the name of a buffer on it, and which of several."""
 
 
 def check_order(index: Index, choice: Choice) -> Iterator[Finding]:
@@ -23,7 +21,7 @@ def check_order(index: Index, choice: Choice) -> Iterator[Finding]:
     yield from _streams(index)
     yield from _alike(index)
     yield from _waits(index, choice)
-    yield from _buffers(index, choice)
+    yield from (_error("CYCLE005", node.id, message) for node, message in races(index, choice))
 
 
 def _barriers(index: Index) -> Iterator[Finding]:
@@ -130,47 +128,6 @@ def _frees(first: Node, second: Node, choice: Choice, last: dict[tuple[int, int]
     turns = last.get((first.stage, 0), [])
     mine = [i for i, node in enumerate(turns) if (node.step, node.micro_batch) == (second.step, second.micro_batch)]
     return bool(mine) and mine[0] >= BOUNDARY_BUFFERS and turns[mine[0] - BOUNDARY_BUFFERS].id == first.id
-
-
-def _buffers(index: Index, choice: Choice) -> Iterator[Finding]:
-    """Who reads a tensor is done before the next one writes into its buffer."""
-    buffers = Buffers(index.graph, choice)
-    using: dict[tuple[str, int], list[Node]] = defaultdict(list)
-    for (name, device), brought in index.deliveries.items():
-        for _, source in brought:
-            using[source.id, device].append(index.graph.by_id[name])
-    holds: dict[Buffer, Node] = {}
-    for node in index.order:
-        if node.kind == Kind.BARRIER or not node.outputs:
-            continue
-        for device in writers(node):
-            key = buffers.of(node, device)
-            before = holds.get(key)
-            late = [r for r in using[before.id, device] if r is not node and not index.precedes(r, node)] if before else []
-            if before and late:
-                message = f"it may write over {before.outputs[0].name} of {before.id} before {late[0].id} has read it"
-                yield _error("CYCLE005", node.id, message, len(late), 0)
-            holds[key] = node
-
-
-class Buffers:
-    """Where tensors lie: a GPU has one buffer for each tensor of a role, so the next layer and micro-batch write over it.
-
-    Waves of micro-batches have one each, arrivals of a stage take turns in `BOUNDARY_BUFFERS`, and what waits to be sent
-    keeps a place of its own.
-    """
-
-    def __init__(self, graph: Graph, choice: Choice) -> None:
-        self.waves = choice.in_flight if choice.stages[0].separate else 1
-        sends = {node.id for node in graph.nodes if node.name in ("send", "feedback")}
-        self.sent = frozenset(edge.src for edge in graph.edges if edge.kind == "data" and edge.dst in sends)
-
-    def of(self, node: Node, device: int) -> Buffer:
-        """The buffer that a node writes on one GPU."""
-        name = f"{node.role}.{node.outputs[0].name if node.outputs else node.name}"
-        if node.id in self.sent:
-            return device, f"to send: {name}", node.micro_batch
-        return device, name, node.micro_batch % (BOUNDARY_BUFFERS if node.name == "send" else self.waves)
 
 
 def _error(code: str, where: str, message: str, measured: int | None = None, expected: int | None = None) -> Finding:

@@ -15,19 +15,17 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.check.buffers import Buffer, Buffers
 from planner.check.run import attention, context, indexer, kernels, moe, segments
 from planner.check.run.collectives import COLLECTIVES, TRANSFERS
 from planner.check.run.expected import Expected, expected
 from planner.check.run.site import Fault, Kernel, Site, Value
 from planner.check.run.split import Split
 from planner.check.run.world import StageTokens, World
-from planner.graph.expand import BOUNDARY_BUFFERS
 from planner.graph.nodes import Graph, Node
 from planner.graph.ops import Kind
 
 Ints = NDArray[np.int64]
-Buffer = tuple[int, str, int]
-"""A GPU, the name of a buffer on it, and which of several."""
 
 KERNELS: dict[tuple[str, str], Kernel] = {
     **kernels.KERNELS, **attention.KERNELS, **segments.KERNELS, **context.KERNELS, **indexer.KERNELS, **moe.KERNELS,
@@ -197,21 +195,11 @@ class Machine:
         return self._splits[key]
 
     @cached_property
-    def _sent(self) -> frozenset[str]:
-        """Nodes whose tensors wait to be sent to another stage: they keep a buffer for each micro-batch."""
-        return frozenset(
-            e.src
-            for e in self.graph.edges
-            if e.kind == "data" and e.dst in self.rank and self.graph.by_id[e.dst].name == "send"
-        )
+    def _buffers(self) -> Buffers:
+        return Buffers(self.graph, self.world.twin.choice)
 
     def _buffer(self, node: Node, device: int) -> Buffer:
-        name = f"{node.role}.{node.outputs[0].name if node.outputs else node.name}"
-        if node.id in self._sent:
-            return device, f"to send: {name}", node.micro_batch
-        waves = self.world.twin.choice.in_flight if self.world.twin.choice.stages[0].separate else 1
-        slots = BOUNDARY_BUFFERS if node.name == "send" else waves
-        return device, name, node.micro_batch % slots
+        return self._buffers.of(node, device)
 
     def _check_shape(self, node: Node, index: int, value: Value) -> None:
         """The array has the shape that the graph says, where routing and the ends of sequences do not decide it."""

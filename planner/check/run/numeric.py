@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from planner.check.buffers import races
 from planner.check.findings import Finding
+from planner.check.index import Index
 from planner.check.run.confirm import confirm
 from planner.check.run.isomorphic import difference
 from planner.check.run.machine import Departure, Machine, Outcome
@@ -16,7 +18,7 @@ from planner.check.run.world import World
 from planner.check.run.worlds import SEED, forced_routes, make_world
 from planner.evaluate.setting import Setting
 from planner.graph.expand import expand
-from planner.graph.nodes import Graph
+from planner.graph.nodes import Graph, Node
 from search_spaces.sizes import Sizes
 from search_spaces.stages import Choice
 
@@ -59,5 +61,14 @@ def _orders(graph: Graph, world: World) -> list[Departure]:
     stuck = [node.id for node in graph.nodes if node.id not in runs]
     if stuck:
         found.append(Departure(stuck[0], f"{len(stuck)} operators wait for each other and never run", fault=True))
+        return found
     hazards = (machine.hazards(order) for order in orders)
-    return found + [hazard for hazard in hazards if hazard is not None]
+    found += [hazard for hazard in hazards if hazard is not None]
+    return found + [Departure(node.id, message, fault=True) for node, message in _races(graph, world)]
+
+
+def _races(graph: Graph, world: World) -> list[tuple[Node, str]]:
+    """Who may write over what is still in use, in any order at all: random orders need not come upon it."""
+    known = graph.by_id
+    edges = tuple(edge for edge in graph.edges if edge.src in known and edge.dst in known)
+    return list(races(Index(Graph(graph.nodes, edges)), world.twin.choice))

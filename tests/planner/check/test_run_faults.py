@@ -323,3 +323,11 @@ def test_a_tensor_that_no_edge_brings():
         return Graph(graph.nodes, tuple(e for e in graph.edges if e is not gone))
 
     departs(run(case, unfed), "NUM003", "o_proj")
+
+
+def test_arrivals_without_back_pressure():
+    """A stage that is slower than the one before gets its third micro-batch while it still works on the first."""
+    case = sound(plan(stages=2, micro_batches=4))
+    found = run(case, lambda graph: Graph(graph.nodes, tuple(e for e in graph.edges if e.kind != "buffer")))
+    assert errors(found.findings)[0].code == "NUM003"
+    assert "may write over" in errors(found.findings)[0].message
