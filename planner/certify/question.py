@@ -66,6 +66,20 @@ class Question:
         count = np.asarray(ranks, dtype=np.int64)
         return self._value(replicas, count, self.rate_of_first[count], *self._seconds(micro_batches, chain, slowest))
 
+    def of_one(self, replicas: int, micro_batches: int, ranks: int, chain: float, slowest: float) -> float:
+        """The value of one pipeline on the first `ranks` of every replica: as `of_pipeline`, without arrays."""
+        most, near = self.most, 1 + TOLERANCE
+        latency = max(chain, micro_batches * slowest) if self.decode else chain + (micro_batches - 1) * slowest
+        steady = latency if self.decode else micro_batches * slowest
+        if chain == INF or replicas * ranks > most.gpus or latency > most.latency_s * near or steady > most.steady_s * near:
+            return INF
+        if self.objective != "cost" and most.dollars == INF:
+            return steady if self.objective == "throughput" else latency
+        dollars = latency * replicas * float(self.rate_of_first[ranks])
+        if dollars > most.dollars * near:
+            return INF
+        return {"latency": latency, "throughput": steady, "cost": dollars}[self.objective]
+
     def of_places(self, replicas: int, micro_batches: int, used: list[int], chain: float, slowest: float) -> float:
         """The value of one pipeline on the ranks `used` of every replica."""
         count, rate = np.asarray(len(used)), np.asarray(self._rate(used))

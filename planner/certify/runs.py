@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from planner.certify.branch import Branch, TooLargeError
-from planner.certify.question import Question
+from planner.certify.question import INF, Question
 from planner.certify.stages import StageTimes
 from search_spaces.sizes import divisors
 
@@ -37,7 +37,7 @@ class Runs:
         self.stride = branch.space.stride(branch.replicas)
         self.counts = frozenset(branch.space.stage_counts(self.stride))
         self.widths = tuple(w for w in branch.space.widths(self.stride) if w <= self.ranks)
-        self.left = times.fastest_suffixes(branch.sequences)
+        self.left, self.work = times.suffixes(branch.sequences)
         self.seen = 0
 
     def below_value(self) -> float | None:
@@ -52,7 +52,7 @@ class Runs:
             if done == self.layers:
                 yield self._whole((first,), used)
                 continue
-            if not self._open(first.chain + self.left[done], first.slowest, used):
+            if used == self.ranks or not self._open(first.chain, first.slowest, used, done):
                 continue
             for second in self._runs(done, used, most - first.count, first):
                 other = (second.layers, second.width) != (first.layers, first.width)
@@ -80,28 +80,33 @@ class Runs:
             seconds = self._stage(start + (count - 1) * layers, layers, first, width)
             sent = self.times.send(first, width, width, self.branch.sequences) if count > 1 else 0.0
             chain, slowest = chain + seconds + sent, max(slowest, seconds, sent)
-            rest = before.chain + self.left[start + count * layers]
-            if not self._open(chain + rest, max(slowest, before.slowest), end):
+            if not self._open(before.chain + chain, max(slowest, before.slowest), end, start + count * layers):
                 return
             yield Run(count, layers, width, chain, slowest)
 
     def _stage(self, start: int, layers: int, first: int, width: int) -> float:
         site = self.times.site(first, width)
         if site is None:
-            return float("inf")
+            return INF
         row = self.times.rows[1][start, start + layers]
         return float(self.times.least(site, self.branch.sequences, self.branch.micro_batches)[row])
 
-    def _open(self, chain: float, slowest: float, used: int) -> bool:
-        """Whether a pipeline of at least these times may be below the value."""
+    def _open(self, chain: float, slowest: float, used: int, done: int) -> bool:
+        """Whether stages of these times on the first `used` ranks may be the start of a pipeline below the value.
+
+        The layers left take at least their least seconds, and share their work over the ranks left.
+        """
+        if done < self.layers:
+            free = self.ranks - used
+            slowest = max(slowest, self.work[done] / free) if free else INF
         branch = self.branch
-        return float(self.question.of_pipeline(branch.replicas, branch.micro_batches, used, chain, slowest)) < self.below
+        return self.question.of_one(branch.replicas, branch.micro_batches, used, chain + self.left[done], slowest) < self.below
 
     def _whole(self, runs: tuple[Run, ...], used: int) -> float:
         """The value of a pipeline of one run or two."""
         count, branch = sum(run.count for run in runs), self.branch
         if count not in self.counts or (branch.space.use_all and used != self.stride):
-            return float("inf")
+            return INF
         chain, slowest = sum(run.chain for run in runs), max(run.slowest for run in runs)
         sequences, extra = branch.sequences, 0.0
         if len(runs) == 2:

@@ -170,10 +170,11 @@ class StageTimes:
         layers = np.bincount(np.asarray(self.env.kind_of_layer), minlength=least.size)
         return (float(layers @ least), float(layers @ thrift)) if np.isfinite(least).all() else None
 
-    def fastest_suffixes(self, sequences: int) -> Array:
-        """Least seconds of the layers from one on, ends of the model apart [layers + 1]."""
-        least = self._layer_kinds(sequences)[0][np.asarray(self.env.kind_of_layer)]
-        return np.append(np.cumsum(least[::-1])[::-1], 0.0)
+    def suffixes(self, sequences: int) -> tuple[list[float], list[float]]:
+        """Least seconds, and least GPU-seconds, of the layers from one on, ends of the model apart [layers + 1]."""
+        each = (kinds[np.asarray(self.env.kind_of_layer)] for kinds in self._layer_kinds(sequences))
+        seconds, work = (np.append(np.cumsum(layers[::-1])[::-1], 0.0).tolist() for layers in each)
+        return seconds, work
 
     def _layer_kinds(self, sequences: int) -> tuple[Array, Array]:
         """Least seconds, and least GPU-seconds, of one layer of every kind [kinds]."""
