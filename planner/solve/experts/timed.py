@@ -16,7 +16,7 @@ from planner.solve.experts.time_bounds import fractional_bound, time_bounds
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-SHARES = (0.0, 0.25, 0.5, 1.0)
+SHARES = (0.0, 0.125, 0.25, 0.5, 1.0)
 """Shares of the spare slots that are tried: a copy costs another read of its weights."""
 CLONES, GENERATIONS = 8, 4
 CLOSE = 1e-3
@@ -63,9 +63,10 @@ def fastest(mixture: Mixture, loads: Array, slots: int, effort: int = GENERATION
         copies = even_copies(loads, int(share * (groups * slots - loads.shape[1])), groups)
         packing = _start(mixture, table, shares, copies, slots)
         greedy = np.minimum(greedy, mixture.placed_seconds(packing.placements(), names))
+        seconds, best = _better(mixture, packing, names, seconds, best)
         for cost in (table.blended, table.whole):
             improve(packing, cost, np.zeros(len(names)), pairs=False)
-        seconds, best = _better(mixture, packing, names, seconds, best)
+            seconds, best = _better(mixture, packing, names, seconds, best)
     bounds = time_bounds(mixture, shares, slots, seconds)
     far = np.nonzero(seconds > bounds * (1.0 + CLOSE))[0]
     if far.size and effort:
@@ -109,7 +110,7 @@ def _better(
     other = packing.placements()
     priced = mixture.placed_seconds(other, loads)
     chosen = [
-        new if (a, sum(map(len, new))) < (b * (1.0 - 1e-12) if a != b else b, sum(map(len, old))) else old
+        new if a < b or (a == b and sum(map(len, new)) < sum(map(len, old))) else old
         for new, old, a, b in zip(other, best, priced.tolist(), seconds.tolist(), strict=True)
     ]
     return np.minimum(priced, seconds), chosen
