@@ -155,8 +155,12 @@ class StageTimes:
             return best
         kind = self.env.cluster.kinds[own.block.kind]
         capacity = min(float(kind.memory_bytes), self.most_memory)
-        v = view(self.env, self.sizes, table, 0, self.sequences.index(sequences), sequences * micro_batches)
-        step = max(1, ROWS // (len(own.block.partitions) * len(own.block.ffns)))
+        a, f = np.divmod(usable, len(own.block.ffns))
+        partitions, ffns = np.unique(a), np.unique(f)
+        usable = np.searchsorted(partitions, a) * ffns.size + np.searchsorted(ffns, f)
+        batch = self.sequences.index(sequences)
+        v = view(self.env, self.sizes, table, 0, batch, sequences * micro_batches, partitions, ffns)
+        step = max(1, ROWS // (partitions.size * ffns.size))
         for at in range(0, best.size, step):
             some = slice(at, at + step)
             price = stage_price(v, Intervals(spans.counts[some], spans.first[some], spans.last[some]))
