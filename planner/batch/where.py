@@ -16,6 +16,7 @@ from planner.errors import InputError
 
 LONGEST = 10_000
 DEEPEST = 50
+MOST_VALUES = 500
 TOKEN = re.compile(
     r"\s*(?:(?P<number>[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?)(?![\w.])"
     r"|(?P<word>[A-Za-z_][\w.\[\]-]*)"
@@ -34,19 +35,20 @@ class _Parser:
     column: Column
     values: list[object] = field(default_factory=list)
     at: int = 0
+    terms: int = 0
     kind: str = ""
     token: str = ""
 
     def next(self) -> None:
         """Go on to the next token; `kind` is `end` after the last."""
-        rest = self.text[self.at :]
-        found = TOKEN.match(rest)
+        found = TOKEN.match(self.text, self.at)
         if found is None:
-            if rest.strip():
-                raise self.wrong(f"a condition; it is not understood from {rest.strip()[:40]!r} on")
+            rest = self.text[self.at :].strip()
+            if rest:
+                raise self.wrong(f"a condition; it is not understood from {rest[:40]!r} on")
             self.kind, self.token = "end", ""
             return
-        self.at += found.end()
+        self.at = found.end()
         self.kind = str(found.lastgroup)
         self.token = found.group(self.kind)
 
@@ -101,6 +103,7 @@ class _Parser:
             raise self.wrong("FIELD OPERATOR VALUE, such as status = optimal and batch >= 64")
         sql, own = self.column(self.token)
         self.values += own
+        self.terms += 1
         self.next()
         if self.keyword("is"):
             negated = self.keyword("not")
@@ -155,4 +158,6 @@ def parse_where(text: str, column: Column) -> tuple[str, list[object]]:
     sql = parser.any_of(0)
     if parser.kind != "end":
         raise parser.wrong(f"and, or, or the end where {parser.token[:40]!r} stands")
+    if max(parser.terms, len(parser.values)) > MOST_VALUES:  # SQLite's own limit lies at 1000
+        raise parser.wrong(f"at most {MOST_VALUES} comparisons and values")
     return sql, parser.values

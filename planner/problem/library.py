@@ -39,6 +39,9 @@ def problem_mapping(ref: str | Path | Mapping[str, object]) -> tuple[dict[str, o
 
 def beside(ref: object, folder: Path | None) -> object:
     """A path found in a file, taken from the folder of that file; anything else as it is."""
-    if folder is None or not isinstance(ref, str) or not is_path(ref) or not (folder / ref).exists():
+    if folder is None or not isinstance(ref, str) or not is_path(ref):
         return ref
-    return str(folder / ref)
+    try:
+        return str(folder / ref) if (folder / ref).exists() else ref
+    except (OSError, ValueError):  # no path at all, such as one that is too long: the reader of the part says so
+        return ref

@@ -73,6 +73,13 @@ def test_a_home_that_does_not_exist_is_refused(read):
         read("~nobody-here/x.yaml")
 
 
+@pytest.mark.parametrize("part", ["model", "cluster", "workload"])
+def test_a_path_that_is_too_long_is_refused(tmp_path, part):
+    path = write_sweep(tmp_path, {"model": "gpt2", "workload": "decode:batch=1,context=1", part: "x/" + "y" * 5000 + ".yaml"})
+    with pytest.raises(InputError):
+        load_problem(path)
+
+
 @BOUNDED
 @given(seed=st.integers(0, 2**32))
 def test_no_sweep_writes_outside_its_store(tmp_path_factory, seed):

@@ -19,7 +19,8 @@ from tests.planner.batch.stores import TINY
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = [
-    "<script>alert(1)</script>", '"><svg onload=alert(1)>', "]];} digraph evil { a -> b", 'x" URL="javascript:alert(1)', "\\N\\G\\l<b>",
+    "<script>alert(1)</script>", '"><svg onload=alert(1)>', "]];} digraph evil { a -> b",
+    'x" URL="javascript:alert(1)', "\\N\\G\\l<b>",
     "&lt;script&gt;", "a\u202eb\u2028c", "[x](javascript:alert(1))", "![x](http://x/y.png)", "| a | b |", "-->", "{{7*7}}",
 ]  # fmt: skip
 
