@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 
+import numpy as np
+
 from planner.certify.apart import ApartPlans
 from planner.certify.branch import Branch, TooLargeError
 from planner.certify.document import BranchClaim, Certificate, Part
@@ -94,11 +96,9 @@ class Proof:
         if terms is None:
             return (INF, INF), INF
         chain, work = terms
-        ends = range(1, branch.most_ranks(self.question) + 1)
-        values = [
-            float(self.question.of_pipeline(branch.replicas, branch.micro_batches, end, chain, work / end)) for end in ends
-        ]
-        return terms, min(values, default=INF)
+        ends = np.arange(1, branch.most_ranks(self.question) + 1)
+        values = self.question.of_pipeline(branch.replicas, branch.micro_batches, ends, np.full(ends.size, chain), work / ends)
+        return terms, float(values.min(initial=INF))
 
     def _is_too_large(self, claim: BranchClaim) -> bool:
         """Whether a branch is left out; the prices are looked up here first."""
@@ -111,7 +111,7 @@ class Proof:
     def check_pipelines(self) -> str:
         """No linear pipeline of a branch is below the branch's bound."""
         done = formulas = 0
-        for claim in self.read.branches:
+        for claim in self._chosen_first():
             bound = claim.pipelines.bound
             if claim.pipelines.closed_by == "closed form" or self._is_too_large(claim):
                 continue
@@ -127,6 +127,12 @@ class Proof:
             done += 1
         also = f", {formulas} more closed by a formula" if formulas else ""
         return f"{done} branches gone through stage by stage{also}: no pipeline is below its bound{self._left_out()}"
+
+    def _chosen_first(self) -> list[BranchClaim]:
+        """The branches in order, that of the plan before all others: should there be too many, it is not the one left out."""
+        plan = self.read.plan or {}
+        key = plan.get("replicas"), plan.get("micro_batches")
+        return sorted(self.read.branches, key=lambda claim: (claim.replicas, claim.micro_batches) != key)
 
     def _no_pin_room(self, claim: BranchClaim) -> bool:
         return claim.replicas * sum(len(pin.devices) for pin in self.space.layout) > self.read.most.gpus

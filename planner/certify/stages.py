@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.certify.branch import TooLargeError
 from planner.evaluate.pipeline import crossing_fraction, feedback_seconds, send_seconds
 from planner.evaluate.setting import Setting
 from planner.evaluate.stage import Intervals, intervals, stage_price, view
@@ -22,6 +23,8 @@ Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 ROWS = 2_000_000
 """Prices that are held at once."""
+MOST_PRICES = 1_500_000_000
+"""Prices of stages (options x layer intervals) of one certificate, about a minute; branches beyond it are given up."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class StageTimes:
         self.env, self.space, self.sizes, self.most_memory = env, space, space.sizes, most_memory
         self.sequences = tuple(sorted({space.sequences(r, m) for r, m in space.branches}))
         self.reach = max((space.stride(r) for r, _ in space.branches), default=0)
+        self.spent = 0
         self._times: dict[tuple[object, int, int], Array] = {}
         self._sends: dict[tuple[int, int, float, int], float] = {}
 
@@ -161,6 +165,9 @@ class StageTimes:
         batch = self.sequences.index(sequences)
         v = view(self.env, self.sizes, table, 0, batch, sequences * micro_batches, partitions, ffns)
         step = max(1, ROWS // (partitions.size * ffns.size))
+        self.spent += best.size * partitions.size * ffns.size
+        if self.spent > MOST_PRICES:
+            raise TooLargeError(f"more than {MOST_PRICES:,} prices of stages")
         for at in range(0, best.size, step):
             some = slice(at, at + step)
             price = stage_price(v, Intervals(spans.counts[some], spans.first[some], spans.last[some]))

@@ -313,7 +313,7 @@ def test_a_file_that_is_no_problem_is_refused_by_name(refused, tmp_path, text, t
         (["dag", "helix:m4n4_exact", "-o", "no/such/folder/x.svg"], "--output"),
         (["list", "modles"], "models"),
         (["show", "gpt-22"], "gpt2"),
-        (["pareto", "helix"], "pareto"),
+        (["paretto", "helix"], "paretto"),
     ],
     ids=" ".join,
 )
