@@ -114,15 +114,16 @@ def _compare(
     undeclared; the declared repetition of work is worth knowing.
     """
     place, label, least = f"{where}.{name}", f"{what} {name}", required * copies
+    come, are = ("comes", "is") if what == "weight" else ("come", "are")
     if measured < least * (1.0 - SLACK):
-        message = f"does not compute the model: {label} comes to {measured / least:.3g} of what this partition of it needs"
+        message = f"does not compute the model: {label} {come} to {measured / least:.3g} of what this partition of it needs"
         yield Finding("WORK001", "error", place, message, measured, least, "give every part to a GPU")
     elif measured > required * copies * (1.0 + SLACK) + extra:
         factor = measured / (required * copies)
-        message = f"redundant: {label} is {factor:.3g} times what the plan's partition declares"
+        message = f"redundant: {label} {are} {factor:.3g} times what the plan's partition declares"
         yield Finding("WORK002", "warning", place, message, measured, required * copies, "split it, or declare the repetition")
     elif what.startswith("FLOPs") and copies > 1.0 + SLACK:
-        message = f"{label} is computed {measured / required:.3g} times, as this partition declares"
+        message = f"{label} are computed {measured / required:.3g} times, as this partition declares"
         yield Finding("WORK003", "info", place, message, measured, required)
 
 

@@ -8,6 +8,8 @@ from graphlib import CycleError, TopologicalSorter
 from planner.check.findings import Finding
 from planner.graph.nodes import Graph
 
+MOST_SHOWN = 6
+
 
 def check_cycles(graph: Graph) -> tuple[Finding, ...]:
     """A finding for every edge that leads nowhere, and one for a circle if there is any."""
@@ -23,14 +25,15 @@ def check_cycles(graph: Graph) -> tuple[Finding, ...]:
             waits[edge.dst].add(edge.src)
     circle = find_circle(waits)
     if circle:
-        message = f"{len(circle) - 1} operators wait for each other: {' <- '.join(circle[:6])}"
+        shown = circle if len(circle) <= MOST_SHOWN else (*circle[:MOST_SHOWN], "...")
+        message = f"{len(circle) - 1} operators wait for each other: {' -> '.join(shown)}"
         fix = "give the operators of a GPU one order that every collective shares"
         found.append(Finding("CYCLE001", "error", circle[0], message, len(circle) - 1, 0, fix))
     return tuple(found)
 
 
 def find_circle(waits: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
-    """Names that wait for each other, the first one again at the end; empty where there is no circle."""
+    """Names that wait for each other, each for the one before it, the first one again at the end; empty without a circle."""
     try:
         TopologicalSorter(waits).prepare()
     except CycleError as error:

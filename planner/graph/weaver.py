@@ -94,7 +94,7 @@ class Weaver:
         named: dict[str, Source] = {}
         for member in cell.members:
             found = self._reads(cell.op.inputs, tensors[member])
-            named = named or found
+            named = found if _own(found) > _own(named) else named or found
             reads += found.values()
         node = replace(proto, id=name, layer=at.layer, micro_batch=at.micro_batch, step=at.step,
                        inputs=tuple(source.piece for source in named.values()), formals=tuple(named))  # fmt: skip
@@ -148,6 +148,11 @@ class Weaver:
             if self.nodes[source.node].kind in REDISTRIBUTES and source.piece.layout != Layout.PARTIAL:
                 spare |= self._read_by.get(source.node, set())
         return {name: source for source, name in found.items() if source not in spare}
+
+
+def _own(reads: dict[str, Source]) -> int:
+    """How many reads are of the very tensor that is meant: a GPU without a share of a collective brings stand-ins."""
+    return sum(name == source.piece.name for name, source in reads.items())
 
 
 def _pass_on(cell: Cell, tensors: Tensors, written: list[set[str]]) -> None:

@@ -18,7 +18,7 @@ from planner.graph.nodes import Edge, Graph, Node
 from planner.graph.ops import Kind
 from search_spaces.attention import AttentionPartition
 from search_spaces.experts import ExpertPlacement
-from tests.planner.check.test_run_faults import DECODE, DENSE, MIXED, PREFILL, plan
+from tests.planner.check.test_run_faults import DECODE, DENSE, MIXED, PREFILL, plan, run
 from tests.planner.plans import Case, cases
 
 PIPELINE = plan(DENSE, AttentionPartition(4), stages=2, micro_batches=4)
@@ -62,6 +62,19 @@ def test_the_whole_graph_of_a_plan_keeps_every_promise(case):
     assert codes(case, whole(case)) == set()
     steps = expand(case.model, case.workload, case.sizes, case.choice, steps=2)
     assert codes(case, steps) == set()
+
+
+@pytest.mark.parametrize("form", ["local", "dispatch"])
+@pytest.mark.parametrize("workload", [PREFILL, DECODE])
+@pytest.mark.parametrize("empty", [0, 1, 3])
+def test_a_gpu_without_an_expert_is_no_fault(empty, workload, form):
+    """It brings nothing to the exchange; the graph is checked by those of its GPUs that do."""
+    others = [group for group in range(4) if group != empty]
+    placement = tuple((others[expert % 3],) for expert in range(MIXED.layers[0].ffn.experts))
+    skewed = replace(workload, expert_load=((40.0, 30.0, 5.0, 1.0, 1.0, 0.0),))
+    case = plan(MIXED, AttentionPartition(4), skewed, experts=ExpertPlacement(form, placement=placement))
+    assert codes(case, whole(case)) == set()
+    assert run(case).matches_unsplit_model
 
 
 def between(graph: Graph, first: str, second: str, **where: object) -> Graph:

@@ -146,6 +146,7 @@ def test_cut_kv_groups_are_declared_copies():
     told = [f for f in work(plan, graph_of(plan)) if f.code == "WORK003"]
     assert {f.where.rsplit(".")[-1] for f in told} == {"k", "v", }  # fmt: skip
     assert all(f.measured == pytest.approx(2 * f.expected) for f in told)
+    assert told[0].message == "FLOPs of k are computed 2 times, as this partition declares"
 
 
 @pytest.mark.parametrize(
@@ -186,6 +187,14 @@ def test_a_circle_is_found():
     assert codes(check_cycles(Graph(graph.nodes, (*graph.edges, Edge(edge.dst, edge.src, "stream"))))) == {"CYCLE001"}
     assert codes(check_cycles(Graph(graph.nodes, (*graph.edges, Edge("nowhere", edge.src, "stream"))))) == {"CYCLE002"}
     assert find_circle({"a": ["b"], "b": ["a"]})[0] == find_circle({"a": ["b"], "b": ["a"]})[-1]
+
+
+def test_a_circle_is_told_in_the_direction_of_its_edges():
+    a, b, c = graph_of(case()).nodes[:3]
+    (found,) = check_cycles(Graph((a, b, c), tuple(Edge(x.id, y.id, "stream") for x, y in ((a, b), (b, c), (c, a)))))
+    first, second, third, again = found.message.removeprefix("3 operators wait for each other: ").split(" -> ")
+    assert (first, second) in {(a.id, b.id), (b.id, c.id), (c.id, a.id)}
+    assert {first, second, third} == {a.id, b.id, c.id} and again == first
 
 
 def test_a_plan_that_does_not_fit_says_where_and_by_how_much():
