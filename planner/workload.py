@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,15 +16,32 @@ from planner.fields import Fields
 from planner.files import read_yaml
 from planner.units import DTYPE_BITS
 
-Phase = Literal["prefill", "decode"]
+Phase = Literal["prefill", "decode", "training"]
 Logits = Literal["none", "last", "all"]
 
-PHASES: tuple[Phase, ...] = ("prefill", "decode")
+PHASES: tuple[Phase, ...] = ("prefill", "decode", "training")
 LOGITS: tuple[Logits, ...] = ("none", "last", "all")
 SCHEMA = "planner.workload/1"
-SHAPES = "prefill:batch=B,prompt=TOKENS or decode:batch=B,context=TOKENS, a path to a workload file, or a mapping"
-TRAINING = "prefill or decode: this version plans inference, training comes later"
+PRECISIONS = ("bf16", "fp16", "fp8", "nvfp4")
+GRADIENTS = ("fp32", "bf16")
+OPTIMIZERS = ("adam", "sgd")
+SHAPES = (
+    "prefill:batch=B,prompt=TOKENS, decode:batch=B,context=TOKENS or training:global_batch=B,sequence=TOKENS, a path to a "
+    "workload file, or a mapping"
+)
 _WHOLE = re.compile(r"[-+]?[0-9]{1,18}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How a model is trained: the dtype of its matrix products (weights and activations keep the model's own), of the
+    gradient buffer, the optimizer (adam: fp32 weights and two moments), and whether dropout masks are kept.
+    """
+
+    precision: str = "bf16"
+    gradient_dtype: str = "fp32"
+    optimizer: str = "adam"
+    dropout: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +50,7 @@ class Workload:
 
     prefill: `batch` sequences of `prompt` tokens each go through the model once.
     decode: each of `batch` sequences, holding `context` tokens in its KV cache, gets one token per step.
+    training: one optimizer step on `batch` sequences (written `global_batch`) of `prompt` tokens (written `sequence`).
     `expert_load` gives each routed expert's share of the tokens relative to the mean, per MoE layer or one row for all
     (empty: equal loads). `keep_kv_cache` says whether prefill leaves its KV cache in memory.
     """
@@ -45,23 +63,30 @@ class Workload:
     keep_kv_cache: bool = True
     kv_dtype: str | None = None
     expert_load: tuple[tuple[float, ...], ...] = ()
+    training: Training | None = None
+
+    @property
+    def forward(self) -> Workload:
+        """The pass through the model that roles are built for: of training, a prefill that keeps no cache."""
+        if self.training is None:
+            return self
+        return replace(self, phase="prefill", training=None)
 
     @property
     def query_length(self) -> int:
         """Tokens of one sequence that go through the model in one pass."""
-        return self.prompt if self.phase == "prefill" else 1
+        return 1 if self.phase == "decode" else self.prompt
 
     @property
     def kv_length(self) -> int:
         """Keys that one query may see: the prompt itself, or the cache plus the new token."""
-        return self.prompt if self.phase == "prefill" else self.context + 1
+        return self.context + 1 if self.phase == "decode" else self.prompt
 
 
 def load_workload(ref: str | Path | Mapping[str, object], source: str = "") -> Workload:
     """The workload that `ref` means: a shorthand, a path to a YAML file, or a mapping.
 
-    `source` names the file that a mapping was found in. `InputError` names the field that is wrong; training is
-    refused with the same error.
+    `source` names the file that a mapping was found in. `InputError` names the field that is wrong.
     """
     if isinstance(ref, Mapping):
         return _read(ref, source)
@@ -74,6 +99,8 @@ def load_workload(ref: str | Path | Mapping[str, object], source: str = "") -> W
 
 def workload_to_dict(workload: Workload) -> dict[str, object]:
     """The mapping that `load_workload` reads back into an equal workload."""
+    if workload.training is not None:
+        return _training_to_dict(workload, workload.training)
     result: dict[str, object] = {"phase": workload.phase, "batch": workload.batch}
     if workload.phase == "prefill":
         result |= {"prompt": workload.prompt, "keep_kv_cache": workload.keep_kv_cache}
@@ -90,8 +117,6 @@ def workload_to_dict(workload: Workload) -> dict[str, object]:
 def _from_shorthand(text: str, source: str) -> dict[str, object]:
     phase, colon, rest = text.partition(":")
     mapping: dict[str, object] = {"phase": phase.strip()}
-    if mapping["phase"] == "training":
-        raise InputError("workload.phase", "training", TRAINING, source)
     if not colon or mapping["phase"] not in PHASES:
         raise InputError("workload", text, SHAPES, source)
     for item in rest.split(","):
@@ -114,11 +139,11 @@ def _read(mapping: Mapping[str, object], source: str) -> Workload:
     fields = Fields(mapping, source, "workload")
     if fields.raw("schema") not in (None, SCHEMA):
         raise fields.error("schema", f"{SCHEMA}, the only version that this planner reads")
-    if fields.raw("phase") == "training":
-        raise fields.error("phase", TRAINING)
     if fields.raw("phase") not in PHASES:
         raise unknown_name("workload.phase", fields.raw("phase"), PHASES, source)
     phase = fields.choice("phase", PHASES)
+    if phase == "training":
+        return _read_training(fields)
     workload = Workload(
         phase,
         batch=fields.integer("batch", low=1),
@@ -133,6 +158,35 @@ def _read(mapping: Mapping[str, object], source: str) -> Workload:
         raise fields.error("keep_kv_cache", "true: decode reads the KV cache")
     fields.done()
     return workload
+
+
+def _read_training(fields: Fields) -> Workload:
+    training = Training(
+        fields.choice("precision", PRECISIONS, default="bf16"),
+        fields.choice("gradient_dtype", GRADIENTS, default="fp32"),
+        fields.choice("optimizer", OPTIMIZERS, default="adam"),
+        fields.boolean("dropout", default=False),
+    )
+    workload = Workload(
+        "training",
+        batch=fields.integer("global_batch", low=1),
+        prompt=fields.integer("sequence", low=1, high=2**32),
+        logits="all",
+        keep_kv_cache=False,
+        expert_load=_loads(fields),
+        training=training,
+    )
+    fields.done()
+    return workload
+
+
+def _training_to_dict(workload: Workload, training: Training) -> dict[str, object]:
+    result: dict[str, object] = {"phase": "training", "global_batch": workload.batch, "sequence": workload.prompt}
+    result |= {"precision": training.precision, "gradient_dtype": training.gradient_dtype}
+    result |= {"optimizer": training.optimizer, "dropout": training.dropout}
+    if workload.expert_load:
+        result["expert_load"] = [list(row) for row in workload.expert_load]
+    return result
 
 
 def _loads(fields: Fields) -> tuple[tuple[float, ...], ...]:

@@ -7,11 +7,16 @@ from dataclasses import dataclass, field
 from search_spaces.attention import AttentionPartition
 from search_spaces.experts import ExpertPlacement
 from search_spaces.sizes import Sizes, divisors
+from search_spaces.training import TrainingChoice
 
 
 @dataclass(frozen=True, slots=True)
 class StageChoice:
-    """One pipeline stage: how many layers, which ranks of the first replica (attention GPUs before expert GPUs)."""
+    """One pipeline stage: how many layers, which ranks of the first replica (attention GPUs before expert GPUs).
+
+    `devices` are the ranks as the stage got them; everything that a GPU holds goes by its place in the grid, which is the
+    order of `attention_devices` and `expert_devices`.
+    """
 
     layers: int
     devices: tuple[int, ...]
@@ -26,27 +31,37 @@ class StageChoice:
 
     @property
     def attention_devices(self) -> tuple[int, ...]:
-        """Ranks that compute attention (and everything but the experts, where those are apart)."""
-        apart = self.experts.devices if self.experts is not None and self.separate else 0
-        return self.devices[: len(self.devices) - apart]
+        """Ranks that compute attention (and everything but the experts, where those are apart), in the order of the grid."""
+        return self.attention.laid(self.attention_ranks)
+
+    @property
+    def attention_ranks(self) -> tuple[int, ...]:
+        """The same ranks as the stage got them."""
+        return self.devices[: len(self.devices) - self._apart]
 
     @property
     def expert_devices(self) -> tuple[int, ...]:
         """Ranks that hold experts."""
-        return self.devices[len(self.attention_devices) :] if self.separate else self.devices
+        return self.devices[len(self.devices) - self._apart :] if self.separate else self.attention_devices
+
+    @property
+    def _apart(self) -> int:
+        return self.experts.devices if self.experts is not None and self.separate else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """A point of a space. Replica r uses the ranks of replica 0 plus r times the replica stride.
 
-    `in_flight` is the number of micro-batches in one wave where attention and experts are apart (1 otherwise).
+    `in_flight` is the number of micro-batches in one wave where attention and experts are apart (1 otherwise). `training`
+    is there if and only if the workload is training.
     """
 
     replicas: int
     micro_batches: int
     stages: tuple[StageChoice, ...]
     in_flight: int = 1
+    training: TrainingChoice | None = None
 
 
 def replica_stride(sizes: Sizes, replicas: int) -> int | None:

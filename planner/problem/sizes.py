@@ -24,7 +24,7 @@ def sizes_of(model: ModelSpec, workload: Workload, cluster: Cluster) -> Sizes:
     _check_loads(workload, experts, sum(layer.ffn.kind == "moe" for layer in model.layers))
     number = {kind: index for index, kind in enumerate(dict.fromkeys(cluster.device_kinds))}
     return Sizes(
-        phase=workload.phase,
+        phase="decode" if workload.phase == "decode" else "prefill",
         layers=len(model.layers),
         heads=_one("heads", (a.heads for a in attention), model),
         kv_heads=max(a.kv_heads for a in attention),

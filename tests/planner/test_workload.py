@@ -47,8 +47,8 @@ def test_loads_are_relative_to_their_mean():
 @pytest.mark.parametrize(
     ("ref", "said"),
     [
-        ("training:global_batch=512,sequence=4096", "training comes later"),
-        ({"phase": "training", "batch": 1}, "training comes later"),
+        ("training:global_batch=512", "sequence"),
+        ({"phase": "training", "batch": 1, "sequence": 8}, "global_batch"),
         ("prefil:batch=1,prompt=2", "prefill:batch=B"),
         ("prefill", "prefill:batch=B"),
         ("prefill:batch", "NAME=VALUE"),
@@ -73,3 +73,11 @@ def test_what_is_wrong_is_named(ref, said):
     with pytest.raises(InputError) as error:
         load_workload(ref)
     assert said in str(error.value)
+
+
+def test_training_is_one_optimizer_step_on_a_global_batch() -> None:
+    workload = load_workload("training:global_batch=512,sequence=4096,precision=fp8")
+    assert (workload.phase, workload.batch, workload.query_length, workload.kv_length) == ("training", 512, 4096, 4096)
+    assert workload.training is not None and workload.training.precision == "fp8"
+    assert load_workload(workload_to_dict(workload)) == workload
+    assert workload.forward.phase == "prefill" and workload.forward.logits == "all" and not workload.forward.keep_kv_cache
