@@ -26,12 +26,14 @@ import yaml
 from planner.files import parse_json
 from tests.fuzz.mutate import inputs, scrambled
 from tests.fuzz.readers import REFUSALS, Reader, readers, store_readers
+from tests.fuzz.verbs import verbs
 
 SECONDS = 10
 BYTES = 4 * 10**9
 KEPT = 5
-SHARE = {"problem": 0.4, "plan": 0.25, "result": 0.25, "sweep": 0.25, "index": 0.5}
-"""Readers that take longer get fewer inputs."""
+SHARE = {"problem": 0.4, "plan": 0.25, "result": 0.25, "sweep": 0.25, "index": 0.5, "certificate renewed": 0.25}
+VERB_SHARE = 0.25
+"""Readers that take longer get fewer inputs, and whole verbs the fewest."""
 
 
 class SlowError(Exception):
@@ -52,9 +54,9 @@ def main() -> int:
         scratch = Path(name)
         sources = _sources(scratch, given.seed)
         chosen = [name for name in sources if not given.only or name in given.only.split(",")]
-        whole = sum(SHARE.get(name, 1.0) for name in chosen)
+        whole = sum(map(_share, chosen))
         for name in chosen:
-            count = math.ceil(given.inputs * SHARE.get(name, 1.0) / whole)
+            count = math.ceil(given.inputs * _share(name) / whole)
             total.update(_fuzz(name, *sources[name], count, given.keep))
     print(
         f"all: {total['inputs']:,} inputs, {total['read']:,} read, {total['refused']:,} refused, {total['findings']} findings"
@@ -62,10 +64,14 @@ def main() -> int:
     return 1 if total["findings"] else 0
 
 
+def _share(name: str) -> float:
+    return VERB_SHARE if name.startswith("planner ") else SHARE.get(name, 1.0)
+
+
 def _sources(scratch: Path, seed: int) -> dict[str, tuple[Path, Iterator[bytes], Callable[[Path], object]]]:
     """For every reader: the file that it is given, what is written there, and the reader."""
     found: dict[str, tuple[Path, Iterator[bytes], Callable[[Path], object]]] = {}
-    for reader in readers():
+    for reader in (*readers(), *verbs()):
         folder = scratch / reader.name
         folder.mkdir()
         draw = random.Random(f"{seed} {reader.name}")

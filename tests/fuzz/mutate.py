@@ -55,7 +55,9 @@ def mutated(document: object, draw: random.Random) -> object:
         places = list(_places(whole))
         holder, key = draw.choice(places)
         act = draw.random()
-        if act < 0.55:
+        if act < 0.25:
+            holder[key] = _nudged(holder[key], draw)
+        elif act < 0.55:
             holder[key] = draw.choice(EVIL)(draw)
         elif act < 0.7 and holder is not whole:
             del holder[key]
@@ -72,6 +74,19 @@ def mutated(document: object, draw: random.Random) -> object:
         else:
             holder[key] = [holder[key]]
     return whole["root"]
+
+
+def _nudged(value: Any, draw: random.Random) -> object:
+    """A value near the sound one, which a reader may well let through."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return draw.choice([value + 1, value - 1, value * 2, value // 2, value * 1000, value * 1_000_000, 0, value + 0.5])
+    if isinstance(value, str):
+        return draw.choice([value.upper(), value + "0", value[1:], value[:-1], value.replace("1", "1000")])
+    if isinstance(value, list):
+        return draw.choice([value[1:], value[::-1], value * 2, value * 100])
+    return draw.choice([{}, None, [value]])
 
 
 def scrambled(data: bytes, draw: random.Random) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,37 +13,49 @@ from typing import Any
 
 import yaml
 
+import planner
 import search_spaces
-from planner.batch.folders import read_run, run_folders
+from planner.batch.folders import FACTS, read_run, run_folders
 from planner.batch.index import NAME
 from planner.batch.listing import read_listings
+from planner.batch.origin import read_origin, write_origin
 from planner.batch.points import spec_of
 from planner.batch.query import FIELDS, Question, answer
 from planner.batch.sweep import read_sweep, read_table
 from planner.batch.where import parse_where
 from planner.batch.work import ask
-from planner.certify.document import read_certificate
+from planner.certify.document import digests, read_certificate
 from planner.certify.refusal import RefusedError
+from planner.certify.verify import verify
+from planner.certify.write import certificate
 from planner.check.claims import claims_of, read_claims
-from planner.clusters import load_cluster
+from planner.clusters import load_cluster, load_gpu
+from planner.costs import Roofline, Table
 from planner.errors import InputError, PlannerError
 from planner.files import read_json, read_text
 from planner.inspect.inspection import inspect_file
 from planner.models import load_model
 from planner.problem import load_plan, load_problem
+from planner.search import search
 from planner.workload import load_workload
 from tests.planner.batch.stores import run_sweep, tiny_sweep, write_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = Path(search_spaces.__file__).parent / "library"
+CLUSTERS = Path(planner.__file__).parent / "clusters"
 REFUSALS = (PlannerError, RefusedError)
 CLUSTER = """name: pool
 nodes: [{kind: h100, count: 2, gpus: 8}, {kind: mine, count: 1, gpus: 4}]
-kinds: {mine: {like: h100, memory_gb: 141}}
+kinds: {mine: {like: h100, memory_mib: 144384, network: {gb_per_s: 12.5}}}
 network: {gb_per_s: 25, latency_us: 6, nics_per_node: 4}
 price_per_gpu_hour: {h100: 2.5}
 """
-WORKLOAD = "phase: decode\nbatch: 64\ncontext: 8192\nexpert_load: [1, 2, 3, 4]\n"
+WORKLOADS = (
+    "phase: decode\nbatch: 64\ncontext: 8192\nexpert_load: [1, 2, 3, 4]\n",
+    "schema: planner.workload/1\nphase: prefill\nbatch: 8\nprompt: 512\nlogits: all\nkeep_kv_cache: false\n"
+    "expert_load: [[1, 2], [3, 4.5]]\n",
+)
+MEASURED = "m,k,n,dtype,batch,time_us\n128,256,512,bf16,1,3.5\n256,256,512,bf16,1,4.5\n128,256,512,fp8,2,2e0\n"
 PLAN = """problem: helix
 stages: [{layers: 1, devices: [0, 1, 2, 3, 4, 5, 6, 7]}, {layers: 1, devices: [8, 9, 10, 11, 12, 13, 14, 15]}]
 attention: {head_groups: 4, dimension_segments: 2, heads_per_group: [4, 4, 4, 4]}
@@ -94,12 +105,14 @@ def readers() -> list[Reader]:
         Reader("claims", "c.yaml", read_claims, claims),
         Reader("dot", "d.dot", inspect_file, [DOT, *_dots()], data=False),
         Reader("config.json", "config.json", load_model, configs),
-        Reader("cluster", "c.yaml", load_cluster, [CLUSTER]),
-        Reader("workload", "w.yaml", load_workload, [WORKLOAD]),
+        Reader("cluster", "c.yaml", load_cluster, clusters()),
+        Reader("workload", "w.yaml", load_workload, WORKLOADS),
+        Reader("measured", "m.csv", lambda path: Table(path, Roofline(load_gpu("h100"))), [MEASURED], data=False),
         Reader("sweep", "s.yaml", _sweep, [SWEEP, yaml.safe_dump(tiny_sweep())]),
         Reader("table", "t.csv", lambda path: [spec_of(point) for point in read_table(path).points()], [TABLE], data=False),
         Reader("result", "result.json", load_plan, stored),
-        Reader("certificate", "c.json", _certificate, _certificates()),
+        Reader("certificate", "c.json", _certificate, certificates()),
+        Reader("certificate renewed", "c.json", _renewed, certificates()),
         Reader("where", "w.txt", _where, [WHERE], data=False),
     ]  # fmt: skip
 
@@ -108,14 +121,17 @@ def store_readers(scratch: Path) -> list[tuple[str, Path, Callable[[Path], objec
     """Readers of a store's files, each with the file that is to be broken; `scratch` is for a sound store."""
     sound = scratch / "sound"
     if not sound.exists():
-        run_sweep(write_sweep(scratch, tiny_sweep((1, 2), (16,))), sound)
+        path = write_sweep(scratch, tiny_sweep((1, 2), (16,)))
+        run_sweep(path, sound)
+        write_origin(sound, path, table=False)
     folder = next(iter(run_folders(sound)))
-    listing = next((sound / "sweeps").iterdir())
+    listing = next((sound / "sweeps").glob("*.jsonl"))
     return [
         ("index", sound / NAME, _index),
         ("record", sound / folder / "record.json", lambda path: read_run(sound, folder, whole=False)),
         ("run.json", sound / folder / "run.json", lambda path: read_run(sound, folder, whole=False)),
         ("listing", listing, lambda path: [list(lines) for _, lines in read_listings(sound, [])]),
+        ("origin", sound / "sweeps" / FACTS, lambda path: read_origin(sound)),
     ]
 
 
@@ -147,20 +163,31 @@ def _spec(point: object) -> dict[str, object]:
         return {"options": {}, "sets": {}}
 
 
-@cache
-def _certificates() -> list[str]:
-    from planner.certify.write import certificate
-    from planner.search import search
+def clusters() -> list[str]:
+    """Clusters of all that their format has."""
+    return [CLUSTER, *(path.read_text() for path in sorted(CLUSTERS.glob("*.yaml")))]
 
-    problem = load_problem(
-        {"name": "tiny", "model": tiny_sweep()["model"], "cluster": "1x2-h100",
-         "workload": {"phase": "prefill", "batch": 2, "prompt": 16, "logits": "none"}}
-    )  # fmt: skip
-    return [json.dumps(certificate(search(problem, details=False)))]
+
+def tiny_problem() -> dict[str, Any]:
+    """A problem that takes some hundredths of a second."""
+    workload = {"phase": "prefill", "batch": 2, "prompt": 16, "logits": "none"}
+    return {"name": "tiny", "model": tiny_sweep()["model"], "cluster": "1x2-h100", "workload": workload}
+
+
+@cache
+def certificates() -> list[str]:
+    """The certificate of a tiny problem."""
+    return [json.dumps(certificate(search(load_problem(tiny_problem()), details=False)))]
 
 
 def _certificate(path: Path) -> object:
     return read_certificate(read_json(path), str(path))
+
+
+def _renewed(path: Path) -> object:
+    """What a forger can do: change a certificate and compute its digests anew."""
+    raw = read_json(path)
+    return verify({**raw, "digests": digests(raw)}, samples=5)
 
 
 def _where(path: Path) -> object:
@@ -177,8 +204,3 @@ def _column(name: str) -> tuple[str, list[object]]:
 
 def _index(path: Path) -> object:
     return answer(path.parent, Question(sort=("value",), best_by="model", where="batch > 0 or label ~ x"))
-
-
-def fresh(scratch: Path) -> None:
-    """Take back what a reader of a store has broken."""
-    shutil.rmtree(scratch / "sound", ignore_errors=True)

@@ -21,20 +21,39 @@ from planner.workload import load_workload
 from tests.benchmarks.fuzz import attempt
 from tests.fuzz.mutate import EVIL, inputs, scrambled
 from tests.fuzz.readers import readers, store_readers
+from tests.fuzz.verbs import verbs
 from tests.planner.batch.stores import contents, run_sweep, tiny_sweep, write_sweep
 
 BOUNDED = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(BOUNDED, max_examples=4)
 READERS = {reader.name: reader for reader in readers()}
+VERBS = {verb.name: verb for verb in verbs()}
+
+
+@pytest.mark.parametrize("reader", [*READERS.values(), *VERBS.values()], ids=[*READERS, *VERBS])
+def test_a_sound_file_is_read(tmp_path, reader):
+    for text in reader.seeds:
+        (tmp_path / reader.file).write_text(text)
+        reader.read(tmp_path / reader.file)
 
 
 @pytest.mark.parametrize("name", READERS)
 @BOUNDED
 @given(seed=st.integers(0, 2**32))
 def test_a_broken_file_is_read_or_refused(tmp_path_factory, name, seed):
-    reader, draw = READERS[name], random.Random(seed)
+    _try(READERS[name], random.Random(seed), tmp_path_factory.mktemp("fuzz"))
+
+
+@pytest.mark.parametrize("name", VERBS)
+@FEW
+@given(seed=st.integers(0, 2**32))
+def test_a_broken_file_is_answered_or_refused(tmp_path_factory, name, seed):
+    _try(VERBS[name], random.Random(seed), tmp_path_factory.mktemp("fuzz"))
+
+
+def _try(reader, draw, folder):
     text, as_json = draw.choice(reader.seeds), reader.file.endswith(".json")
     document = (json.loads(text) if as_json else yaml.safe_load(text)) if reader.data else None
-    folder = tmp_path_factory.mktemp("fuzz")
     path = folder / reader.file
     path.write_bytes(next(inputs(document, text, as_json, draw)))
     outcome, told = attempt(reader.read, path)
