@@ -81,7 +81,7 @@ def _nudged(value: Any, draw: random.Random) -> object:
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
-        return draw.choice([value + 1, value - 1, value * 2, value // 2, value * 1000, value * 1_000_000, 0, value + 0.5])
+        return draw.choice([value + 1, value - 1, value * 2, value // 2, value * 1000, value * 1_000_000, 0, 0.5])
     if isinstance(value, str):
         return draw.choice([value.upper(), value + "0", value[1:], value[:-1], value.replace("1", "1000")])
     if isinstance(value, list):
