@@ -3,26 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
-from search_spaces.sizes import Sizes, divisors, share
+from search_spaces.sizes import LARGE_CLUSTER, Sizes, divisors, share
 
-Order = Literal["segments_inner", "heads_inner"]
+Order = Literal["segments_inner", "heads_inner", "context_inner", "batch_inner"]
 Softmax = Literal["replicated", "scattered"]
 Projection = Literal["row", "gather"]
 
-ORDERS: tuple[Order, ...] = ("segments_inner", "heads_inner")
+ORDERS: tuple[Order, ...] = ("segments_inner", "heads_inner", "context_inner", "batch_inner")
 SOFTMAXES: tuple[Softmax, ...] = ("replicated", "scattered")
 PROJECTIONS: tuple[Projection, ...] = ("row", "gather")
+
+
+class TokenSplit(NamedTuple):
+    """How tokens lie over the ranks of a stage: in `shards` parts, each held by neighbours in the grid.
+
+    Neighbours in the grid are neighbouring ranks, unless `inner` > 1: then each run of `inner` ranks holds what in the grid
+    is `block` places apart.
+    """
+
+    shards: int
+    inner: int = 1
+    block: int = 1
+
+    def laid(self, ranks: tuple[int, ...]) -> tuple[int, ...]:
+        """The ranks of a stage in the order of its grid. The first and the last one keep their places."""
+        if self.inner == 1:
+            return ranks
+        size = self.inner * self.block
+        outer = range(0, len(ranks), size)
+        return tuple(x for at in outer for a in range(self.inner) for x in ranks[at + a : at + size : self.inner])
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionPartition:
     """A grid of batch_parts x context_parts x head_groups x dimension_segments GPUs.
 
-    GPU ((a * context_parts + c) * head_groups + i) * dimension_segments + j of the stage holds head group i and
-    segment j for batch part a and context part c; with `order` heads_inner, i and j change places.
+    Place ((a * context_parts + c) * head_groups + i) * dimension_segments + j of the grid holds head group i and segment j
+    for batch part a and context part c; with `order` heads_inner, i and j change places. Places are ranks in their order,
+    unless `order` names an axis that splits tokens: context_inner and batch_inner give the parts of that axis to
+    neighbouring ranks and let the other axes stand apart, for the whole stage (its FFN's token parts follow).
     `heads_per_group` empty means as even as can be, larger groups first. `score_reduce` false leaves the partial
     scores of the segments unsummed: it can be written and priced, but it does not compute attention.
     `sequence_parallel` keeps the residual stream split by tokens over all GPUs of the stage.
@@ -47,6 +69,28 @@ class AttentionPartition:
     def heads(self, total: int) -> tuple[int, ...]:
         """Heads of each group."""
         return self.heads_per_group or tuple(share(total, self.head_groups, i) for i in range(self.head_groups))
+
+    def laid(self, ranks: tuple[int, ...]) -> tuple[int, ...]:
+        """The ranks of a stage in the order of its grid."""
+        return TokenSplit(1, *self.spread).laid(ranks)
+
+    def changed_by(self, order: Order) -> bool:
+        """Whether an order lays this grid out otherwise than the first of them."""
+        if order in ORDERS[2:]:
+            return replace(self, order=order).spread != (1, 1)
+        return order != ORDERS[0] and self.head_groups > 1 and self.dimension_segments > 1
+
+    @property
+    def spread(self) -> tuple[int, int]:
+        """(`inner`, `block`) of the stage's token split: which axis lies on neighbouring ranks, (1, 1) where none does."""
+        tensor = self.head_groups * self.dimension_segments
+        if self.order == "batch_inner":
+            return _spread(self.batch_parts, self.context_parts * tensor)
+        return _spread(self.context_parts, tensor) if self.order == "context_inner" else (1, 1)
+
+
+def _spread(parts: int, block: int) -> tuple[int, int]:
+    return (parts, block) if parts > 1 and block > 1 else (1, 1)
 
 
 def kv_heads_of_groups(heads_per_group: tuple[int, ...], heads: int, kv_heads: int) -> tuple[int, ...]:
@@ -82,7 +126,7 @@ class AttentionDomain:
         for batch_parts, context_parts, groups, segments in self._grids(sizes, ways):
             tensor = groups * segments
             splits = [()] if self.heads_per_group is None else _canonical(self.heads_per_group, sizes, groups)
-            orders = _open(self.order, ORDERS, groups > 1 and segments > 1)
+            orders = self._orders(sizes, ways, AttentionPartition(groups, segments, batch_parts, context_parts))
             reduces = self.score_reduce if segments > 1 else (True,)
             projections = _open(self.output_projection, PROJECTIONS, tensor > 1)
             sequence = _open(self.sequence_parallel, (False, True), _tokens_ways(sizes, context_parts, tensor) > 1)
@@ -96,6 +140,15 @@ class AttentionDomain:
                                         groups, segments, batch_parts, context_parts, split, order, reduce, softmax,
                                         projection, parallel,
                                     )  # fmt: skip
+
+    def _orders(self, sizes: Sizes, ways: int, grid: AttentionPartition) -> tuple[Order, ...]:
+        """The orders that lay a grid out differently, each once; one that changes nothing stands for the first.
+
+        Where all are open, a token axis comes to neighbouring ranks only where that may matter (`tiers_matter`).
+        """
+        some = ORDERS if self.order is not None or tiers_matter(sizes, ways) else ORDERS[:2]
+        named = (order for order in some if self.order is None or order in self.order)
+        return tuple(dict.fromkeys(order if grid.changed_by(order) else ORDERS[0] for order in named))
 
     def _grids(self, sizes: Sizes, ways: int) -> Iterator[tuple[int, int, int, int]]:
         for batch_parts in divisors(ways):
@@ -114,6 +167,14 @@ class AttentionDomain:
             (self.dimension_segments, segments),
         )
         return all(allowed is None or value in allowed for allowed, value in pairs)
+
+
+def tiers_matter(sizes: Sizes, ways: int) -> bool:
+    """Whether a stage of `ways` GPUs has more than one tier inside, and a cluster small enough to look at all orders.
+
+    Inside one domain every order costs the same: all its GPUs reach each other alike.
+    """
+    return sizes.devices <= LARGE_CLUSTER and ways > sizes.least_domain
 
 
 def legal_grid(sizes: Sizes, batch_parts: int, context_parts: int, groups: int, segments: int) -> bool:
@@ -149,3 +210,20 @@ def _open(allowed: tuple[object, ...] | None, values: tuple[object, ...], matter
     if not matters:
         return values[:1]
     return values if allowed is None else tuple(v for v in values if v in allowed)
+
+
+def token_split(sizes: Sizes, partition: AttentionPartition) -> TokenSplit:
+    """How the residual stream's tokens lie over the ranks of a stage."""
+    return TokenSplit(residual_shards(sizes, partition), *partition.spread)
+
+
+def residual_shards(sizes: Sizes, partition: AttentionPartition) -> int:
+    """Parts that the residual stream's tokens are split into over the GPUs of a stage."""
+    if partition.sequence_parallel:
+        return partition.ways
+    return partition.batch_parts * (partition.context_parts if sizes.phase == "prefill" else 1)
+
+
+def nested(first: int, second: int) -> bool:
+    """Whether one number of token shards divides the other."""
+    return first % second == 0 or second % first == 0

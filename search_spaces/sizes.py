@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
+
+LARGE_CLUSTER = 64
+"""GPUs above which a space has fewer plans, by rules of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,11 @@ class Sizes:
     def devices(self) -> int:
         """Number of GPUs."""
         return len(self.kind_of_device)
+
+    @property
+    def least_domain(self) -> int:
+        """GPUs of the smallest scale-up domain."""
+        return min(Counter(self.domain_of_device).values())
 
 
 def share(total: int, parts: int, index: int) -> int:

@@ -10,9 +10,12 @@ from itertools import accumulate
 from math import comb
 
 from search_spaces.attention import AttentionDomain, AttentionPartition
+from search_spaces.attention import nested as nested
+from search_spaces.attention import residual_shards as residual_shards
+from search_spaces.attention import token_split as token_split
 from search_spaces.experts import ExpertDomain, ExpertPlacement
 from search_spaces.large import Ground, runs_of
-from search_spaces.sizes import Sizes, divisors
+from search_spaces.sizes import LARGE_CLUSTER, Sizes, divisors
 from search_spaces.stages import Choice, StageChoice, micro_batch_counts, replica_counts, replica_stride
 
 RULES = (
@@ -21,10 +24,13 @@ RULES = (
     "replicas are blocks of ranks that look alike: same GPU kinds, cut by scale-up domains at the same places",
     "replicas divide the batch, micro-batches the replica's batch, batch parts the micro-batch, context parts the prompt",
     "heads, head dims (in RoPE pairs), FFN columns, experts and vocabulary are split as evenly as can be, larger parts first",
+    "batch or context parts lie on neighbouring ranks, and the tokens of the FFN with them, in stages of more GPUs than the "
+    "smallest domain on up to 64 GPUs: inside a domain no order costs less",
+    "the GPUs that share an expert are neighbours",
     "within a stage one token split divides the other (attention's and the FFN's), and no part is empty",
-    "experts on GPUs of their own: one stage per replica",
+    "experts on GPUs of their own: one stage per replica, attention on its first ranks (on clusters of several kinds of GPU "
+    "also on its last)",
 )
-LARGE_CLUSTER = 64
 PipelineShape = tuple[tuple[int, tuple[int, ...]], ...]
 """(layers, ranks) of every stage."""
 
@@ -163,12 +169,15 @@ class SearchSpace:
         pairs = ((a, e) for a in wide for e in wide if a + e <= stride and (a + e == stride or not self.use_all) and e in some)
         return tuple(pairs)
 
-    def apart_placed(self, attention: int, experts: int) -> bool:
-        """Whether attention on the first ranks and experts right after them stand where sides of a stage may."""
+    def sides(self, attention: int, experts: int) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+        """(attention ranks, expert ranks) where experts may be apart: attention first, among several kinds of GPU also last."""
         devices = self.layout[0].devices if self.layout else tuple(range(attention + experts))
+        found = [(devices[:attention], devices[attention:])]
         if self.regular:
-            return self.placed(0, attention) and self.placed(attention, experts)
-        return self.one_kind(devices[:attention]) and self.one_kind(devices[attention:])
+            return tuple(found) if self.placed(0, attention) and self.placed(attention, experts) else ()
+        if not self.layout and len(set(self.sizes.kind_of_device)) > 1:
+            found.append((devices[experts:], devices[:experts]))
+        return tuple((near, far) for near, far in found if self.one_kind(near) and self.one_kind(far))
 
     def mlp_choices(self, ways: int) -> tuple[int, ...]:
         """MLP ways on `ways` GPUs; where no layer has a dense FFN only the full width is told apart."""
@@ -227,13 +236,11 @@ class SearchSpace:
         for attention, experts in self.separate_splits(self.stride(replicas)):
             if like is not None and (len(like.stages) != 1 or len(like.stages[0].devices) != attention + experts):
                 continue
-            devices = self.layout[0].devices if self.layout else tuple(range(attention + experts))
-            if not self.apart_placed(attention, experts):
-                continue
-            for option in self.separate_options(attention, experts, 0):
-                if self.fits_micro_batch(option, attention, sequences):
-                    stage = StageChoice(self.sizes.layers, devices, option.attention, option.mlp_ways, option.experts)
-                    yield from (Choice(replicas, micro, (stage,), w) for w in self.waves(micro))
+            for near, far in self.sides(attention, experts):
+                for option in self.separate_options(attention, experts, 0):
+                    if self.fits_micro_batch(option, attention, sequences):
+                        stage = StageChoice(self.sizes.layers, near + far, option.attention, option.mlp_ways, option.experts)
+                        yield from (Choice(replicas, micro, (stage,), w) for w in self.waves(micro))
 
     def _has_shape(self, shape: PipelineShape, stride: int) -> bool:
         """Whether (layers, devices) of the stages of a linear pipeline are in the space."""
@@ -371,28 +378,14 @@ class SearchSpace:
         """How many placements the experts may have on GPUs of their own, for each number of attention GPUs."""
         if stride not in self._placements:
             found: dict[int, int] = {}
-            ways = {e: sum(1 for _ in self.pinned(0).experts.separate(self.sizes, e)) for e in self._expert_ways(stride)}
+            some = {experts for _, experts in self.separate_splits(stride)}
+            ways = {e: sum(1 for _ in self.pinned(0).experts.separate(self.sizes, e)) for e in some}
             for attention, experts in self.separate_splits(stride):
-                if ways[experts] and self.apart_placed(attention, experts):
-                    found[attention] = found.get(attention, 0) + ways[experts]
+                if ways[experts]:
+                    found[attention] = found.get(attention, 0) + ways[experts] * len(self.sides(attention, experts))
             self._placements[stride] = found
         return self._placements[stride]
-
-    def _expert_ways(self, stride: int) -> set[int]:
-        return {experts for _, experts in self.separate_splits(stride)}
 
     @cached_property
     def _placements(self) -> dict[int, dict[int, int]]:
         return {}
-
-
-def residual_shards(sizes: Sizes, partition: AttentionPartition) -> int:
-    """Parts that the residual stream's tokens are split into over the GPUs of a stage."""
-    if partition.sequence_parallel:
-        return partition.ways
-    return partition.batch_parts * (partition.context_parts if sizes.phase == "prefill" else 1)
-
-
-def nested(first: int, second: int) -> bool:
-    """Whether one number of token shards divides the other."""
-    return first % second == 0 or second % first == 0

@@ -20,7 +20,7 @@ from planner.evaluate.waves import Task, wave_tasks
 from planner.problem import Problem, load_problem
 from planner.solve.objective import NAMES, Caps
 from planner.solve.optimum import SpaceSearch
-from search_spaces.space import SearchSpace, residual_shards
+from search_spaces.space import SearchSpace, token_split
 from search_spaces.stages import Choice, StageChoice
 from tests.oracle import flow_shop, step_waves
 
@@ -28,7 +28,7 @@ MOST_PLANS = 2500
 DECISIONS = (
     "segments", "uneven heads", "stages of different sizes", "replicas", "micro-batches", "context parallel prefill",
     "context parallel decode", "sequence parallel", "expert placement", "expert copies", "experts apart", "waves", "mixed GPUs",
-    "unequal domains", "tight memory", "infeasible",
+    "unequal domains", "strided context", "strided batch", "attention last", "tight memory", "infeasible",
 )  # fmt: skip
 """What random problems leave open, or have that makes them hard."""
 
@@ -48,6 +48,32 @@ def random_case(seed: int) -> Problem:
         own = replace(problem.space.experts, placement=((), *some))
         return replace(problem, space=replace(problem.space, experts=own))
     return problem
+
+
+def tiered_case(seed: int) -> Problem:
+    """A small random problem on a few GPUs in several domains, often mixed; grids may be laid out in any order."""
+    rng = random.Random(f"tiers {seed}")
+    moe = rng.random() < 0.4
+    model = _model(rng, moe)
+    attention: dict[str, object] = {
+        "batch_parts": "any", "context_parts": "any", "order": "any", "dimension_segments": rng.choice([1, [1, 2]]),
+        "output_projection": "row", "softmax": "replicated", "sequence_parallel": rng.choice([False, False, "any"]),
+    }  # fmt: skip
+    space: dict[str, object] = {
+        "attention": attention, "replicas": rng.choice([1, 1, "any"]), "micro_batches": {"from": 1, "to": 2}, "stages": [1, 2],
+        "use_all": rng.random() < 0.5,
+    }  # fmt: skip
+    if moe:
+        form = rng.choice(["local", "dispatch", "separate", "separate"])
+        space["experts"] = {"form": form, "placement": "consecutive", "tensor_ways": "any" if form == "separate" else 1}
+    kinds = rng.choice([["h100", "h100", "h100"], ["h100", "a100-80gb", "a100-80gb"], ["l40s", "h20", "h20"]])
+    gpus = rng.choice([(2, 2), (2, 2), (1, 3), (3, 1), (1, 1, 2), (2, 1, 1)])
+    if kinds[0] != kinds[1]:  # one kind in a stage: more of them on several tiers
+        gpus = rng.choice([(1, 1, 3), (1, 2, 2), (2, 2, 1), (4, 1, 1)])
+    nodes = [{"kind": kind, "gpus": count} for kind, count in zip(kinds, gpus, strict=False)]
+    workload = _workload(rng, model) | {"batch": rng.choice([2, 4])}
+    cluster = {"name": "tiers", "nodes": nodes}
+    return load_problem({"name": f"tiers-{seed}", "model": model, "cluster": cluster, "workload": workload, "space": space})
 
 
 def certifiable(problem: Problem) -> bool:
@@ -167,9 +193,9 @@ class _Pricer:
         self._tasks: dict[tuple[StageChoice, int], tuple[list[Task], ...]] = {}
 
     def _block(self, stage: StageChoice, sequences: int) -> Block:
-        kind, shards = self.env.cluster.device_kinds[stage.devices[0]], residual_shards(self.space.sizes, stage.attention)
+        kind, split = self.env.cluster.device_kinds[stage.devices[0]], token_split(self.space.sizes, stage.attention)
         ffn = FfnOption(stage.mlp_ways, stage.experts)
-        return Block(kind, (stage.devices,), (sequences,), (stage.attention,), (ffn,), (shards,))
+        return Block(kind, (stage.devices,), (sequences,), (stage.attention,), (ffn,), (split,))
 
     def stage(self, stage: StageChoice, start: int, sequences: int, micro_batches: int) -> tuple[float, float]:
         """(seconds, bytes of the fullest GPU)."""
@@ -228,6 +254,8 @@ def _made(space: SearchSpace, choice: Choice) -> set[str]:
             ("segments", partition.dimension_segments > 1), ("sequence parallel", partition.sequence_parallel),
             ("uneven heads", len(set(partition.heads(space.sizes.heads))) > 1), ("experts apart", stage.separate),
             ("expert copies", experts is not None and any(len(held) > 1 for held in experts.placement)),
+            ("strided context", partition.order == "context_inner"), ("strided batch", partition.order == "batch_inner"),
+            ("attention last", stage.separate and stage.devices[0] > stage.devices[-1]),
         ):  # fmt: skip
             found |= {name} if there else set()
     shapes = {(stage.layers, len(stage.devices)) for stage in choice.stages}

@@ -26,8 +26,9 @@ from planner.evaluate.separate import (
 )
 from planner.evaluate.setting import Setting
 from planner.evaluate.tables import Bill, Block, FfnOption, StageTable, price_blocks
+from search_spaces.attention import TokenSplit
 from search_spaces.experts import ExpertPlacement
-from search_spaces.space import SearchSpace, nested, residual_shards
+from search_spaces.space import SearchSpace, nested, token_split
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -38,19 +39,21 @@ MOST_PAIRS = 3_000_000
 
 @dataclass(frozen=True)
 class NearSide:
-    """The ways to run attention and dense FFNs on some ranks: (partition, FFN option) pairs with what they split."""
+    """The ways to run attention and dense FFNs on some ranks: (partition, FFN option) pairs with what they split.
+
+    `split` is the index of each pair's token split in the table.
+    """
 
     table: StageTable
     partition: Ints
     ffn: Ints
-    shards: Ints
+    split: Ints
     parts: Ints
 
     @property
-    def shard_index(self) -> Ints:
-        """Index of each pair's token shards in the table."""
-        known = {shards: i for i, shards in enumerate(self.table.block.shards)}
-        return np.array([known[s] for s in self.shards.tolist()], dtype=np.int64)
+    def shards(self) -> Ints:
+        """Token shards of each pair."""
+        return np.array(self.table.block.shards, dtype=np.int64)[self.split]
 
 
 class ApartPlans:
@@ -64,9 +67,8 @@ class ApartPlans:
         """(attention ranks, expert ranks, placements) that may be on `stride` ranks."""
         for attention, experts in self.space.separate_splits(stride):
             placements = self._placements(experts)
-            if placements and self.space.apart_placed(attention, experts):
-                ranks = self.space.layout[0].devices if self.space.layout else tuple(range(attention + experts))
-                yield ranks[:attention], ranks[attention:], placements
+            for near, far in self.space.sides(attention, experts) if placements else ():
+                yield near, far, placements
 
     def _placements(self, ways: int) -> tuple[ExpertPlacement, ...]:
         if ways not in self._placed:
@@ -86,24 +88,24 @@ class ApartPlans:
         for ranks in dict.fromkeys(near for stride in strides for near, _, _ in self.splits(stride)):
             partitions = tuple(own.attention.partitions(self.sizes, len(ranks)))
             ffns = tuple(FfnOption(ways) for ways in own.mlp_choices(len(ranks)))
-            shards = [residual_shards(self.sizes, p) for p in partitions]
+            splits = [token_split(self.sizes, p) for p in partitions]
             pairs = [
                 (a, f)
-                for a, shard in enumerate(shards)
+                for a, split in enumerate(splits)
                 for f, ffn in enumerate(ffns)
-                if nested(shard, len(ranks) // ffn.mlp_ways)
+                if nested(split.shards, len(ranks) // ffn.mlp_ways)
             ]
             if pairs:
                 kind = self.env.cluster.device_kinds[ranks[0]]
-                sides[ranks] = Block(kind, (ranks,), self.sequences, partitions, ffns, tuple(dict.fromkeys(shards))), pairs
+                sides[ranks] = Block(kind, (ranks,), self.sequences, partitions, ffns, tuple(dict.fromkeys(splits))), pairs
         tables = price_blocks(self.env, [block for block, _ in sides.values()]) if sides else []
         return {ranks: self._side(t, pairs) for (ranks, (_, pairs)), t in zip(sides.items(), tables, strict=True)}
 
     def _side(self, table: StageTable, pairs: list[tuple[int, int]]) -> NearSide:
         partition, ffn = np.array(pairs, dtype=np.int64).T
         chosen = [table.block.partitions[a] for a in partition.tolist()]
-        shards = np.array([residual_shards(self.sizes, p) for p in chosen], dtype=np.int64)
-        return NearSide(table, partition, ffn, shards, np.array([p.batch_parts for p in chosen], dtype=np.int64))
+        split = np.array([table.block.splits.index(token_split(self.sizes, p)) for p in chosen], dtype=np.int64)
+        return NearSide(table, partition, ffn, split, np.array([p.batch_parts for p in chosen], dtype=np.int64))
 
     def below(self, question: Question, branch: Branch, below: float) -> float | None:
         """The value of a plan of a branch that is below `below`, None where there is none."""
@@ -138,7 +140,7 @@ class ApartPlans:
         for kind in self.env.kind_of_layer:
             total = total + side.table.attention[kind].seconds[0, batch, side.partition]
             if not self.env.kinds[kind].moe:
-                total = total + side.table.ffn[kind].seconds[0, batch, side.shard_index, side.ffn]
+                total = total + side.table.ffn[kind].seconds[0, batch, side.split, side.ffn]
         return total
 
     def _least(
@@ -168,9 +170,9 @@ class ApartPlans:
         """Price every (pair, placement)."""
         batch, zero = self.sequences.index(branch.sequences), np.zeros_like(pair)
         kinds = [self.env.cluster.device_kinds[place[0]] for place in ranks]
-        case = (np.full(pair.shape, branch.sequences, dtype=np.int64), side.shards[pair], placement, zero, zero)
-        cases = Cases(*case, placements, (ranks[0],), (ranks[1],), *kinds)
-        index = side.shard_index[pair]
+        splits, index = side.table.block.splits, side.split[pair]
+        case = (np.full(pair.shape, branch.sequences, dtype=np.int64), side.shards[pair], placement, index, zero)
+        cases = Cases(*case, placements, tuple(s.laid(ranks[0]) for s in splits), (ranks[1],), *kinds)
 
         def taken(bill: Bill | None, *at: Ints) -> Bill:
             if bill is None:
@@ -181,21 +183,21 @@ class ApartPlans:
         attention = tuple(taken(bill, side.partition[pair]) for bill in table.attention)
         dense = tuple(None if k.moe else taken(table.ffn[i], index, side.ffn[pair]) for i, k in enumerate(layers))
         near = AttentionSide(attention, dense, taken(table.embedding, index), taken(table.head, index))
-        shards = side.table.block.shards
-        at = (batch * len(shards) + index) * len(placements) + placement
-        far = {kind: every.take(at) for kind, every in self._far(ranks, shards, placements).items()}
+        at = (batch * len(splits) + index) * len(placements) + placement
+        far = {kind: every.take(at) for kind, every in self._far(ranks, splits, placements).items()}
         resident = np.ceil(self.sizes.batch // branch.replicas / side.parts[pair])
         return separate_price(self.env, near, far, cases, resident)
 
     def _far(
-        self, ranks: tuple[Ranks, Ranks], shards: tuple[int, ...], placements: tuple[ExpertPlacement, ...]
+        self, ranks: tuple[Ranks, Ranks], splits: tuple[TokenSplit, ...], placements: tuple[ExpertPlacement, ...]
     ) -> dict[int, ExpertSide]:
-        """The expert side of a split for every micro-batch size, token shards and placement, per kind of mixture layer."""
+        """The expert side of a split for every micro-batch size, token split and placement, per kind of mixture layer."""
         if ranks not in self._sides:
-            grid = np.meshgrid(self.sequences, shards, np.arange(len(placements)), indexing="ij")
-            batch, shard, placement = (np.asarray(axis.ravel(), dtype=np.int64) for axis in grid)
+            grid = np.meshgrid(self.sequences, np.arange(len(splits)), np.arange(len(placements)), indexing="ij")
+            batch, split, placement = (np.asarray(axis.ravel(), dtype=np.int64) for axis in grid)
             kinds, zero = [self.env.cluster.device_kinds[place[0]] for place in ranks], np.zeros_like(batch)
-            cases = Cases(batch, shard, placement, zero, zero, placements, (ranks[0],), (ranks[1],), *kinds)
+            shards, near = np.array([s.shards for s in splits])[split], tuple(s.laid(ranks[0]) for s in splits)
+            cases = Cases(batch, shards, placement, split, zero, placements, near, (ranks[1],), *kinds)
             layers = enumerate(self.env.kinds)
             self._sides[ranks] = {i: expert_side(self.env, kind, cases) for i, kind in layers if kind.moe}
         return self._sides[ranks]

@@ -14,10 +14,11 @@ from planner.evaluate.stage import intervals, stage_price, view
 from planner.evaluate.tables import Block, FfnOption, StageTable, price_blocks
 from search_spaces.attention import AttentionPartition
 from search_spaces.sizes import Sizes
-from search_spaces.space import SearchSpace, StageOption, residual_shards
+from search_spaces.space import SearchSpace, StageOption, token_split
 from search_spaces.stages import Choice, StageChoice
 
-StageKey = tuple[tuple[int, ...], int, AttentionPartition, FfnOption]
+Ranks = tuple[int, ...]
+StageKey = tuple[Ranks, int, AttentionPartition, FfnOption]
 
 APART = 0.25
 """Share of plans with experts on GPUs of their own, where there are any."""
@@ -51,23 +52,22 @@ class Sampler:
             found += [] if choice is None else [choice]
         return found
 
-    def _splits(self, stride: int) -> list[tuple[int, int]]:
+    def _splits(self, stride: int) -> list[tuple[Ranks, Ranks]]:
         if stride not in self._known_splits:
             splits = self.space.separate_splits(stride)
-            self._known_splits[stride] = [split for split in splits if self.space.apart_placed(*split)]
+            self._known_splits[stride] = [side for split in splits for side in self.space.sides(*split)]
         return self._known_splits[stride]
 
     @cached_property
-    def _known_splits(self) -> dict[int, list[tuple[int, int]]]:
+    def _known_splits(self) -> dict[int, list[tuple[Ranks, Ranks]]]:
         return {}
 
-    def _apart(self, replicas: int, micro_batches: int, attention: int, experts: int) -> Choice | None:
-        option = self._option((attention, experts), 0, self.space.sequences(replicas, micro_batches))
+    def _apart(self, replicas: int, micro_batches: int, near: Ranks, far: Ranks) -> Choice | None:
+        option = self._option((len(near), len(far)), 0, self.space.sequences(replicas, micro_batches))
         waves = self.space.waves(micro_batches)
         if option is None or not waves:
             return None
-        devices = self.space.layout[0].devices if self.space.layout else tuple(range(attention + experts))
-        stage = StageChoice(self.sizes.layers, devices, option.attention, option.mlp_ways, option.experts)
+        stage = StageChoice(self.sizes.layers, near + far, option.attention, option.mlp_ways, option.experts)
         return Choice(replicas, micro_batches, (stage,), self.random.choice(waves))
 
     def _pipeline(self, replicas: int, micro_batches: int) -> Choice | None:
@@ -143,7 +143,7 @@ def values(env: Setting, question: Question, sizes: Sizes, choices: list[Choice]
             (sequences,),
             (partition,),
             (ffn,),
-            (residual_shards(sizes, partition),),
+            (token_split(sizes, partition),),
         )
         for ranks, sequences, partition, ffn in distinct
     ]

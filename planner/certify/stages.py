@@ -16,7 +16,7 @@ from planner.evaluate.setting import Setting
 from planner.evaluate.stage import Intervals, intervals, stage_price, view
 from planner.evaluate.tables import Block, FfnOption, StageTable, price_blocks
 from search_spaces.sizes import Sizes
-from search_spaces.space import SearchSpace, StageOption, residual_shards
+from search_spaces.space import SearchSpace, StageOption, token_split
 from search_spaces.stages import block_pattern
 
 Array = NDArray[np.float64]
@@ -58,8 +58,8 @@ def ground(
     ffns = tuple(dict.fromkeys(FfnOption(o.mlp_ways, o.experts) for o in options))
     at = {p: i for i, p in enumerate(partitions)}, {f: i for i, f in enumerate(ffns)}
     pair = [at[0][o.attention] * len(ffns) + at[1][FfnOption(o.mlp_ways, o.experts)] for o in options]
-    residual = {p: residual_shards(sizes, p) for p in partitions}
-    shards = [ways if _dispatches(o) else max(residual[o.attention], ways // o.mlp_ways) for o in options]
+    residual = {p: token_split(sizes, p) for p in partitions}
+    shards = [ways if _dispatches(o) else max(residual[o.attention].shards, ways // o.mlp_ways) for o in options]
     parts = [o.attention.batch_parts for o in options]
     block = Block(kind, (place,), sequences, partitions, ffns, tuple(dict.fromkeys(residual.values())))
     return Ground(block, options, *(np.array(column, dtype=np.int64) for column in (pair, parts, shards)))
@@ -206,7 +206,7 @@ class StageTimes:
             if not usable.size:
                 continue
             a, f = np.divmod(usable, len(own.block.ffns))
-            shard = np.array([own.block.shards.index(residual_shards(self.sizes, p)) for p in own.block.partitions])[a]
+            shard = np.array([own.block.splits.index(token_split(self.sizes, p)) for p in own.block.partitions])[a]
             for kind in range(kinds):
                 seconds = table.attention[kind].seconds[0, batch, a] + table.ffn[kind].seconds[0, batch, shard, f]
                 least[kind] = min(least[kind], float(seconds.min()))

@@ -9,16 +9,16 @@ from planner.evaluate.setting import Setting
 from planner.evaluate.stage import intervals, stage_price, view
 from planner.evaluate.tables import Bill, Block, FfnOption, StageTable, price_blocks
 from search_spaces.sizes import Sizes
-from search_spaces.space import residual_shards
+from search_spaces.space import residual_shards, token_split
 from search_spaces.stages import Choice, StageChoice
 
 
 def stage_table(env: Setting, sizes: Sizes, stage: StageChoice, sequences: int) -> StageTable:
     """The table of a stage that has one option (of its attention GPUs, where experts are apart)."""
     ffn = FfnOption(stage.mlp_ways, None if stage.separate else stage.experts)
-    places, shards = stage.attention_devices, residual_shards(sizes, stage.attention)
+    places, split = stage.attention_ranks, token_split(sizes, stage.attention)
     kind = env.cluster.device_kinds[places[0]]
-    return price_blocks(env, [Block(kind, (places,), (sequences,), (stage.attention,), (ffn,), (shards,))])[0]
+    return price_blocks(env, [Block(kind, (places,), (sequences,), (stage.attention,), (ffn,), (split,))])[0]
 
 
 def stage_total(env: Setting, sizes: Sizes, choice: Choice, index: int) -> tuple[float, float]:

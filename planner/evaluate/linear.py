@@ -73,10 +73,11 @@ def _sends(env: Setting, choice: Choice, sequences: int) -> list[_Machine]:
     """Hand-overs between neighbours, in decode also the sampled tokens' way back."""
     found = []
     for index, (a, b) in enumerate(zip(choice.stages, choice.stages[1:], strict=False)):
-        seconds = send_seconds(env, a.devices, b.devices, sequences)
-        sent, received = transfer_bytes(env, a.devices, b.devices, sequences)
-        crossing = crossing_fraction(env.cluster.domain_of, a.devices, b.devices)
-        term = transfer_term(sent, received, len(a.devices), len(b.devices), crossing)
+        near, far = a.attention_devices, b.attention_devices
+        seconds = send_seconds(env, near, far, sequences)
+        sent, received = transfer_bytes(env, near, far, sequences)
+        crossing = crossing_fraction(env.cluster.domain_of, near, far)
+        term = transfer_term(sent, received, len(near), len(far), crossing)
         found.append(_machine(env, f"send {index}-{index + 1}", index, a.devices, term, seconds))
     if env.workload.phase == "decode" and len(choice.stages) > 1:
         last, first = choice.stages[-1].devices[-1:], choice.stages[0].devices[:1]

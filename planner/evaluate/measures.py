@@ -40,7 +40,7 @@ def _seconds(env: Setting, sizes: Sizes, choice: Choice) -> tuple[float, float]:
         whole = waves_path(env, sizes, choice).latency_s
         return whole, whole
     sequences, decode = sizes.batch // choice.replicas // choice.micro_batches, sizes.phase == "decode"
-    places = [stage.devices for stage in choice.stages]
+    places = [stage.attention_devices for stage in choice.stages]
     stages = [stage_total(env, sizes, choice, index)[0] for index in range(len(places))]
     sends = [send_seconds(env, a, b, sequences) for a, b in pairwise(places)]
     if decode and len(places) > 1:

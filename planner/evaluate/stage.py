@@ -12,7 +12,7 @@ from planner.costs.memory import BOUNDARY_BUFFERS, communication_bytes, reserve_
 from planner.evaluate.setting import Setting
 from planner.evaluate.tables import Bill, StageTable
 from search_spaces.sizes import Sizes
-from search_spaces.space import residual_shards
+from search_spaces.space import token_split
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -119,8 +119,8 @@ def view(
     """A view of one site and micro-batch size; `replica_batch` is the sequences of one replica (default: all options)."""
     chosen = np.arange(len(table.block.partitions)) if partitions is None else partitions
     columns = np.arange(len(table.block.ffns)) if ffns is None else ffns
-    index = {shards: i for i, shards in enumerate(table.block.shards)}
-    shards = [index[residual_shards(sizes, table.block.partitions[i])] for i in chosen.tolist()]
+    index = {split: i for i, split in enumerate(table.block.splits)}
+    shards = [index[token_split(sizes, table.block.partitions[i])] for i in chosen.tolist()]
     return StageView(env, table, site, batch, replica_batch, np.array(shards, dtype=np.int64), chosen, columns, paired)
 
 

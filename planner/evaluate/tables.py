@@ -18,7 +18,7 @@ from planner.graph.mlp import mlp_role
 from planner.graph.moe import dispatch_role, local_role
 from planner.graph.ops import Role
 from planner.graph.rows import FfnRows, Ints
-from search_spaces.attention import AttentionPartition
+from search_spaces.attention import AttentionPartition, TokenSplit
 from search_spaces.experts import ExpertPlacement
 
 Array = NDArray[np.float64]
@@ -52,7 +52,7 @@ class Block:
     """Stages of one width and GPU kind to be priced together.
 
     `places` are their ranks [sites], `sequences` the micro-batch sizes [batches]; `partitions` [A] and `ffns` [F] the
-    options, `shards` [R] the different residual splits of the partitions (see `residual_shards`).
+    options, `splits` [R] the different ways in which the partitions split the residual stream (see `token_split`).
     """
 
     kind: str
@@ -60,7 +60,12 @@ class Block:
     sequences: tuple[int, ...]
     partitions: tuple[AttentionPartition, ...]
     ffns: tuple[FfnOption, ...]
-    shards: tuple[int, ...]
+    splits: tuple[TokenSplit, ...]
+
+    @property
+    def shards(self) -> tuple[int, ...]:
+        """Parts of the residual stream of every split [R]."""
+        return tuple(split.shards for split in self.splits)
 
     @property
     def width(self) -> int:
@@ -70,7 +75,7 @@ class Block:
     @property
     def options(self) -> tuple[object, ...]:
         """Everything but the micro-batch sizes."""
-        return self.kind, self.places, self.partitions, self.ffns, self.shards
+        return self.kind, self.places, self.partitions, self.ffns, self.splits
 
 
 @dataclass(frozen=True)
@@ -102,9 +107,10 @@ def price_blocks(env: Setting, blocks: Sequence[Block]) -> list[StageTable]:
 
 
 def _price_kind(env: Setting, kind: str, blocks: list[Block]) -> list[StageTable]:
-    places = tuple(dict.fromkeys(place for block in blocks for place in block.places))
+    laid = [[[split.laid(place) for split in block.splits] for place in block.places] for block in blocks]
+    places = tuple(dict.fromkeys(place for block in laid for row in block for place in row))
     number = {place: i for i, place in enumerate(places)}
-    sites = [np.array([number[place] for place in block.places], dtype=np.int64) for block in blocks]
+    sites = [np.array([[number[place] for place in row] for row in block], dtype=np.int64) for block in laid]
     pricing = _Pricing(env, kind, places)
     alike = {kind.layer: pricing.attention(blocks, sites, kind) for kind in {k.layer: k for k in env.kinds}.values()}
     attention = [alike[kind.layer] for kind in env.kinds]  # expert loads change nothing of attention
@@ -127,7 +133,10 @@ def _price_kind(env: Setting, kind: str, blocks: list[Block]) -> list[StageTable
 
 
 class _Pricing:
-    """Prices the cases of many blocks of one GPU kind together."""
+    """Prices the cases of many blocks of one GPU kind together.
+
+    `places` are ranks in the order of a grid; `sites` of a block [sites, R] number those of each token split.
+    """
 
     def __init__(self, env: Setting, kind: str, places: tuple[Site, ...]) -> None:
         self.env, self.kind, self.places = env, kind, places
@@ -139,7 +148,8 @@ class _Pricing:
         number = {p: i for i, p in enumerate(partitions)}
         table = partition_table(partitions, layer.layer.attention, phase)
         options = [np.array([number[p] for p in block.partitions], dtype=np.int64) for block in blocks]
-        case = _cases(zip(sites, (block.sequences for block in blocks), options, strict=True))
+        laid = [s[:, _split_of(block)] for s, block in zip(sites, blocks, strict=True)]
+        case = _cases(zip(laid, (block.sequences for block in blocks), options, strict=True))
         row, entry, starts = expand_cases(table.owner, case[2])
 
         def build(at: Ints) -> Role:
@@ -156,7 +166,8 @@ class _Pricing:
         own = [_told_apart(block, layer)[0] for block in blocks]
         shapes = [(len(b.places), len(b.sequences), len(b.shards), len(u)) for b, u in zip(blocks, own, strict=True)]
         options = [np.arange(len(b.shards) * len(u)) for b, u in zip(blocks, own, strict=True)]
-        case = _cases(zip(sites, (b.sequences for b in blocks), options, strict=True))
+        laid = [np.repeat(s, len(u), axis=1) for s, u in zip(sites, own, strict=True)]
+        case = _cases(zip(laid, (b.sequences for b in blocks), options, strict=True))
         sizes = [int(np.prod(shape)) for shape in shapes]
         width = np.repeat([b.width for b in blocks], sizes)
         chunks = list(zip(blocks, own, np.split(case[2], np.cumsum(sizes)[:-1]), strict=True))
@@ -220,13 +231,24 @@ def to_bill(found: RoleBill, shape: tuple[int, ...]) -> Bill:
     return Bill(*(np.broadcast_to(part, shape) for part in parts))
 
 
+def _split_of(block: Block) -> Ints:
+    """The token split of every partition [A], as an index of the block's."""
+    if len(block.splits) == 1:
+        return np.zeros(len(block.partitions), dtype=np.int64)
+    number = {split[1:]: i for i, split in enumerate(block.splits)}  # the ranks do not depend on the number of shards
+    return np.array([number[p.spread] for p in block.partitions], dtype=np.int64)
+
+
 def _cases(parts: object) -> tuple[Ints, Ints, Ints]:
-    """Site, sequences and option of every case: the product of each part's three lists, parts one after another."""
+    """Site, sequences and option of every case: for each part the product of sites, sequences and options, one after another;
+    its sites are [sites, options], as an option may want the ranks in an order of its own.
+    """
     columns: tuple[list[Ints], list[Ints], list[Ints]] = ([], [], [])
     for sites, sequences, options in parts:  # type: ignore[attr-defined]
-        grid = np.meshgrid(sites, np.asarray(sequences, dtype=np.int64), options, indexing="ij")
-        for column, axis in zip(columns, grid, strict=True):
-            column.append(axis.ravel())
+        shape = (sites.shape[0], len(sequences), len(options))
+        every = (sites[:, None, :], np.asarray(sequences, dtype=np.int64)[None, :, None], np.asarray(options)[None, None, :])
+        for column, axis in zip(columns, every, strict=True):
+            column.append(np.broadcast_to(axis, shape).ravel())
     return np.concatenate(columns[0]), np.concatenate(columns[1]), np.concatenate(columns[2])
 
 

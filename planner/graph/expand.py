@@ -69,7 +69,7 @@ class _Pipeline:
                 self._micro_batch(step, micro, step * micro_batches + micro, micro_batches)
 
     def _micro_batch(self, step: int, micro: int, turn: int, micro_batches: int) -> None:
-        held: Tensors = [{} for _ in self.stages[0].stage.devices]
+        held: Tensors = [{} for _ in self.stages[0].stage.attention_devices]
         waits: list[Wait] = []
         back = turn - micro_batches
         if step:
@@ -91,7 +91,7 @@ class _Pipeline:
         after = [*waits, *(Wait(name) for name in self.busy[index][-1:])]
         for role, layer in self._roles(stage):
             place = Place(index, layer, at.micro_batch, at.step)
-            barrier, held = self.weaver.role(role, stage.stage.devices, place, after, held)
+            barrier, held = self.weaver.role(role, stage.stage.attention_devices, place, after, held)
             after = [Wait(barrier)]
             held = next_input(held)
         if barrier:
@@ -107,7 +107,7 @@ class _Pipeline:
 
     def _hand_over(self, index: int, at: Place, barrier: str, held: Tensors) -> tuple[list[Wait], Tensors]:
         sender, receiver = self.stages[index], self.stages[index + 1]
-        source, target = sender.stage.devices, receiver.stage.devices
+        source, target = sender.stage.attention_devices, receiver.stage.attention_devices
         transfer = Transfer(source, target, *handover_bytes(sender.ctx, len(source), len(target), sender.tokens))
         waits = [Wait(barrier)] if barrier else []
         waits += [Wait(name) for name in self.sent[index][-1:]]
@@ -123,7 +123,7 @@ class _Pipeline:
 
     def _feed_back(self, at: Place, held: Tensors) -> None:
         """The sampled token ids go from the last GPU of the last stage to the first GPU of the first."""
-        source, target = self.stages[-1].stage.devices[-1:], self.stages[0].stage.devices[:1]
+        source, target = self.stages[-1].stage.attention_devices[-1:], self.stages[0].stage.attention_devices[:1]
         amount = float(self.stages[0].sequences * TOKEN_ID_BYTES)
         waits = [Wait(self.busy[-1][-1]), *(Wait(name) for name in self.sent[-1][-1:])]
         reads = [own["x"] for own in held[-1:] if "x" in own]

@@ -39,6 +39,8 @@ WORDS = {
     "scattered": "scattered (split by rows)",
     "segments_inner": "segments_inner (segments adjacent)",
     "heads_inner": "heads_inner (head groups adjacent)",
+    "context_inner": "context_inner (context parts adjacent)",
+    "batch_inner": "batch_inner (batch parts adjacent)",
     "local": "local (outputs summed)",
     "dispatch": "dispatch (all-to-all)",
     "separate": "separate (GPUs of their own)",

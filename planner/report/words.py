@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from planner.report.show import count, gpus, ranges, runs
-from search_spaces.attention import AttentionPartition
+from search_spaces.attention import ORDERS, AttentionPartition
 from search_spaces.sizes import Sizes, share
 from search_spaces.stages import Choice, StageChoice
 
@@ -15,6 +15,8 @@ UNSUMMED = "partial scores of the segments NOT summed: this does not compute att
 INNER = {
     "segments_inner": "neighbouring GPUs hold the segments of one head group",
     "heads_inner": "neighbouring GPUs hold the same segment of different head groups",
+    "context_inner": "neighbouring GPUs hold different context parts of the same heads, their head groups stand apart",
+    "batch_inner": "neighbouring GPUs hold different batch parts, those that share a part stand apart",
 }
 PROJECTION = {
     "row": "output projection split by rows, partial outputs summed",
@@ -78,7 +80,7 @@ def attention_words(partition: AttentionPartition, sizes: Sizes) -> list[str]:
     lines = [grid_words(partition, sizes)]
     if m > 1:
         lines.append((SCATTERED if partition.softmax == "scattered" else SUMMED) if partition.score_reduce else UNSUMMED)
-    if n > 1 and m > 1:
+    if partition.order != ORDERS[0] or (n > 1 and m > 1):
         lines.append(INNER[partition.order])
     if n * m > 1:
         lines.append(PROJECTION[partition.output_projection])

@@ -15,9 +15,9 @@ from planner.evaluate.tables import Bill, Block, FfnOption, StageTable
 from planner.solve.candidates import ApartFound, Candidates, Rows
 from planner.solve.objective import SAME
 from planner.solve.pin import Pin, pinned
-from search_spaces.attention import AttentionPartition
+from search_spaces.attention import AttentionPartition, TokenSplit
 from search_spaces.experts import ExpertPlacement
-from search_spaces.space import SearchSpace, nested, residual_shards
+from search_spaces.space import SearchSpace, nested, token_split
 from search_spaces.stages import StageChoice
 
 Array = NDArray[np.float64]
@@ -36,12 +36,10 @@ class ApartSpace:
     def splits(self) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
         """(attention ranks, expert ranks) of every split over all branches."""
         strides = {self.space.stride(r) for r, _ in self.space.branches}
-        found = []
+        found: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
         for attention, experts in dict.fromkeys(s for stride in sorted(strides) for s in self.space.separate_splits(stride)):
-            devices = self.space.layout[0].devices if self.space.layout else tuple(range(attention + experts))
-            near, far = devices[:attention], devices[attention:]
-            if self.space.one_kind(near) and self.space.one_kind(far) and self.placements(len(far)):
-                found.append((near, far))
+            if self.placements(experts):
+                found += self.space.sides(attention, experts)
         return tuple(found)
 
     def placements(self, ways: int) -> tuple[ExpertPlacement, ...]:
@@ -63,9 +61,9 @@ class ApartSpace:
             partitions = tuple(own.attention.partitions(self.sizes, len(near)))
             ffns = tuple(FfnOption(m) for m in own.mlp_choices(len(near)))
             if partitions and ffns:
-                shards = tuple(dict.fromkeys(residual_shards(self.sizes, p) for p in partitions))
+                splits = tuple(dict.fromkeys(token_split(self.sizes, p) for p in partitions))
                 kind = self.env.cluster.device_kinds[near[0]]
-                blocks.append(Block(kind, (near,), self.sequences, partitions, ffns, shards))
+                blocks.append(Block(kind, (near,), self.sequences, partitions, ffns, splits))
         return {t.block.places[0]: t for t in price_blocks(self.env, blocks)} if blocks else {}
 
     @property
@@ -254,7 +252,7 @@ class ApartSpace:
         """The pairs [2, n] of `_useful`."""
         table = self.near[near]
         block, batch = table.block, self.sequences.index(sequences)
-        index = np.array([block.shards.index(residual_shards(self.sizes, p)) for p in block.partitions])
+        index = np.array([block.splits.index(token_split(self.sizes, p)) for p in block.partitions])
         parts = np.array([p.batch_parts for p in block.partitions])
         legal = (sequences % parts == 0) & (np.array(block.shards)[index] <= sequences * self.sizes.query_length)
         grids = list(
@@ -302,15 +300,17 @@ class ApartSpace:
         far_of = np.array([fars.index(far) for _, far in self.splits])[split]
         option = self._option_numbers(split, partition, mlp, placement)
         chosen = self.options[0]
-        shard = np.array([residual_shards(self.sizes, p) for p in chosen])[option[0]]
+        shard = np.array([token_split(self.sizes, p).shards for p in chosen])[option[0]]
+        spreads = list(dict.fromkeys(p.spread for p in chosen))
+        laid = near_of * len(spreads) + np.array([spreads.index(p.spread) for p in chosen])[option[0]]
         parts = np.array([p.batch_parts for p in chosen])[option[0]]
         batch = np.full(split.shape, sequences, dtype=np.int64)
-        columns = (batch, shard, option[2], near_of, far_of)
-        alike = ((near_of * len(fars) + far_of) * (self.sizes.devices + 1) + shard) * len(self.options[2]) + option[2]
+        columns = (batch, shard, option[2], laid, far_of)
+        alike = ((laid * len(fars) + far_of) * (self.sizes.devices + 1) + shard) * len(self.options[2]) + option[2]
         first, of_case = np.unique(alike, return_index=True, return_inverse=True)[1:]
-        lists = (self.options[2], nears, fars)
-        few = Cases(batch[first], shard[first], option[2][first], near_of[first], far_of[first], *lists, *kinds)
-        near = self._near_side(tables, near_of, partition, mlp, shard, sequences)
+        lists = (self.options[2], tuple(_laid(near, spread) for near in nears for spread in spreads), fars)
+        few = Cases(batch[first], shard[first], option[2][first], laid[first], far_of[first], *lists, *kinds)
+        near = self._near_side(tables, near_of, partition, mlp, sequences)
         layers = [(kind, layer) for kind, layer in enumerate(self.env.kinds) if layer.moe]
         far = {kind: expert_side(self.env, layer, few).take(of_case) for kind, layer in layers}
         cases = Cases(*columns, *lists, *kinds)
@@ -333,10 +333,14 @@ class ApartSpace:
                     found[row, at] = np.array([number[row][option] for option in options])[column[at]]
         return found
 
-    def _near_side(self, tables: list[StageTable], near: Ints, a: Ints, f: Ints, shard: Ints, sequences: int) -> AttentionSide:
+    def _near_side(self, tables: list[StageTable], near: Ints, a: Ints, f: Ints, sequences: int) -> AttentionSide:
         """Bills of the attention GPUs for every candidate."""
         batch = self.sequences.index(sequences)
-        r = np.array([tables[n].block.shards.index(int(s)) for n, s in zip(near, shard, strict=True)])
+        r = np.zeros_like(near)
+        for n, table in enumerate(tables):
+            number = {split: i for i, split in enumerate(table.block.splits)}
+            own_split = np.array([number[token_split(self.sizes, p)] for p in table.block.partitions], dtype=np.int64)
+            r[near == n] = own_split[a[near == n]]
 
         def gather(pick: Callable[[StageTable], Bill | None], *index: Ints) -> Bill:
             columns = [np.zeros(near.shape) for _ in Bill.__slots__]
@@ -353,3 +357,8 @@ class ApartSpace:
         own = [np.concatenate([table.own[k] for table in tables])[first[near] + f] for k in kinds]
         dense = tuple(None if self.env.kinds[k].moe else gather(lambda t, k=k: t.ffn[k], r, own[k]) for k in kinds)  # type: ignore[misc]
         return AttentionSide(attention, dense, gather(lambda t: t.embedding, r), gather(lambda t: t.head, r))
+
+
+def _laid(near: tuple[int, ...], spread: tuple[int, int]) -> tuple[int, ...]:
+    """Attention ranks in the order of a grid; as they are where they form no such grid."""
+    return TokenSplit(1, *spread).laid(near) if len(near) % (spread[0] * spread[1]) == 0 else near

@@ -15,7 +15,7 @@ from planner.evaluate.stage import Intervals, StageView, intervals, view
 from planner.evaluate.tables import Block, FfnOption, StageTable
 from planner.solve.pin import Pin, pinned
 from search_spaces.sizes import Sizes
-from search_spaces.space import SearchSpace, StageOption, nested, residual_shards
+from search_spaces.space import SearchSpace, StageOption, nested, token_split
 from search_spaces.stages import block_pattern
 
 Array = NDArray[np.float64]
@@ -78,13 +78,13 @@ def option_block(
     partitions = tuple(own.attention.partitions(sizes, width))
     experts = tuple(own.experts.shared(sizes, width)) if sizes.moe else (None,)
     ffns = tuple(FfnOption(mlp, e) for mlp in own.mlp_choices(width) for e in experts)
-    each = [residual_shards(sizes, p) for p in partitions]
-    shards = tuple(dict.fromkeys(each))
-    number = {count: i for i, count in enumerate(shards)}
-    shard = np.array([number[count] for count in each], dtype=np.int64)
-    pairs = np.array([[nested(count, width // f.mlp_ways) for f in ffns] for count in shards], dtype=bool)
-    block = Block(kind, places, sequences, partitions, ffns, shards)
-    return OptionBlock(block, Allowed(np.ones(len(partitions), bool), pairs.reshape(len(shards), len(ffns)), shard))
+    each = [token_split(sizes, p) for p in partitions]
+    splits = tuple(dict.fromkeys(each))
+    number = {split: i for i, split in enumerate(splits)}
+    shard = np.array([number[split] for split in each], dtype=np.int64)
+    pairs = np.array([[nested(split.shards, width // f.mlp_ways) for f in ffns] for split in splits], dtype=bool)
+    block = Block(kind, places, sequences, partitions, ffns, splits)
+    return OptionBlock(block, Allowed(np.ones(len(partitions), bool), pairs.reshape(len(splits), len(ffns)), shard))
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,8 @@ def random_choice(model: ModelSpec, sizes: Sizes, rng: random.Random) -> Choice:
         for option in space.options(width):
             if space.fits_micro_batch(option, width, sizes.batch // MICRO_BATCHES):
                 p, experts = option.attention, option.experts
-                kinds[p.context_parts > 1, p.dimension_segments > 1, p.sequence_parallel, experts and experts.form].append(
-                    option
-                )
+                form = experts and experts.form
+                kinds[p.context_parts > 1, p.dimension_segments > 1, p.sequence_parallel, p.order, form].append(option)
         option = rng.choice(kinds[rng.choice(list(kinds))])
         devices = tuple(range(first, first + width))
         stages.append(StageChoice(count, devices, option.attention, option.mlp_ways, option.experts))
@@ -50,7 +49,7 @@ def random_choice(model: ModelSpec, sizes: Sizes, rng: random.Random) -> Choice:
 @pytest.mark.parametrize("name", catalog_names())
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_a_random_plan_of_every_model_computes_it(name: str, workload: str) -> None:
-    model, work, cluster = load_model(name), load_workload(workload), load_cluster("1x4-h100")
+    model, work, cluster = load_model(name), load_workload(workload), load_cluster("2x2-h100")
     sizes = sizes_of(model, work, cluster)
     choice = random_choice(model, sizes, random.Random(zlib.crc32(f"{name} {workload}".encode())))
     assert errors(check_structure(sizes, choice)) == []

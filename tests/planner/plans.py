@@ -139,6 +139,7 @@ def _of(draw, options: list[StageOption]) -> StageOption:
     groups: dict[tuple[object, ...], list[StageOption]] = {}
     for option in options:
         p, experts = option.attention, option.experts
-        key = (p.batch_parts > 1, p.context_parts > 1, p.dimension_segments > 1, p.sequence_parallel, experts and experts.form)
+        split = (p.batch_parts > 1, p.context_parts > 1, p.dimension_segments > 1)
+        key = (*split, p.sequence_parallel, p.order, experts and experts.form)
         groups.setdefault(key, []).append(option)
     return draw(st.sampled_from(draw(st.sampled_from(list(groups.values())))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from search_spaces.attention import AttentionDomain
+from search_spaces.attention import ORDERS, AttentionDomain
 from search_spaces.experts import ExpertDomain
 from search_spaces.sizes import Sizes
 from search_spaces.space import SearchSpace
@@ -66,7 +66,7 @@ def attention_domains(draw, of: Sizes) -> AttentionDomain:
         batch_parts=draw(st.sampled_from((None, (1,), (1, 2)))),
         context_parts=draw(st.sampled_from((None, (1,)))),
         heads_per_group=draw(st.sampled_from((None, None, (split,), (split, (1,) * of.heads)))),
-        order=draw(some(("segments_inner", "heads_inner"))),
+        order=draw(some(ORDERS)),
         score_reduce=draw(st.sampled_from(((True,), (False,), (False, True)))),
         softmax=draw(some(("replicated", "scattered"))),
         output_projection=draw(some(("row", "gather"))),

@@ -13,7 +13,7 @@ from planner.evaluate.stage import intervals, stage_price, view
 from planner.evaluate.tables import Block, FfnOption, price_blocks
 from planner.graph.expand import expand
 from search_spaces.sizes import Sizes
-from search_spaces.space import residual_shards
+from search_spaces.space import token_split
 from search_spaces.stages import Choice
 from tests.planner.plans import Case, cases
 
@@ -24,8 +24,8 @@ def composed(env: Setting, sizes: Sizes, choice: Choice) -> float:
     for stage in choice.stages:
         kind = env.cluster.device_kinds[stage.devices[0]]
         ffn = FfnOption(stage.mlp_ways, stage.experts)
-        shards = (residual_shards(sizes, stage.attention),)
-        block = Block(kind, (stage.devices,), (sequences,), (stage.attention,), (ffn,), shards)
+        splits = (token_split(sizes, stage.attention),)
+        block = Block(kind, (stage.devices,), (sequences,), (stage.attention,), (ffn,), splits)
         seen = view(env, sizes, price_blocks(env, [block])[0], 0, 0, sizes.batch)
         times.append(float(stage_price(seen, intervals(env, [(start, start + stage.layers)])).seconds[0, 0, 0]))
         start += stage.layers

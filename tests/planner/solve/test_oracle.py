@@ -7,9 +7,10 @@ import pytest
 from planner.evaluate.evaluation import evaluate
 from planner.solve.optimum import SpaceSearch
 from tests.oracle import random_problem
-from tests.oracle_problems import DECISIONS, MOST_PLANS, brute_forces, case_setting, disagreements, random_case
+from tests.oracle_problems import DECISIONS, MOST_PLANS, brute_forces, case_setting, disagreements, random_case, tiered_case
 
 PROBLEMS = 208
+TIERED = 24
 CHUNK = 8
 
 
@@ -23,9 +24,26 @@ def test_brute_force_agrees(first: int) -> None:
             assert not disagreements(problem, brute), f"seed {seed}"
 
 
+@pytest.mark.parametrize("first", range(0, TIERED, CHUNK))
+def test_brute_force_agrees_on_several_tiers(first: int) -> None:
+    """The same on mixed clusters, where it matters which axis of a grid lies on neighbouring ranks."""
+    seen: set[str] = set()
+    for seed in range(first, first + CHUNK):
+        problem = tiered_case(seed)
+        if problem.space.size() <= MOST_PLANS:
+            brute = brute_forces(case_setting(problem), problem.space)
+            assert not disagreements(problem, brute), f"seed {seed}"
+            seen |= brute.decisions
+    assert {"mixed GPUs", "unequal domains", "strided batch", "strided context"} <= seen
+
+
 def test_random_problems_cover_every_decision() -> None:
     """Each decision, tight memory and no plan at all come up; this looks at the spaces alone where it can."""
     seen: set[str] = set()
+    for seed in range(8):
+        problem = tiered_case(seed)
+        if problem.space.size() <= 400:
+            seen |= brute_forces(case_setting(problem), problem.space).decisions
     for seed in range(60):
         problem = random_case(seed)
         if problem.space.size() <= 400 and not set(DECISIONS) <= seen:
