@@ -8,9 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from planner.costs.formulas import Array, Machine, blend
 
+BACKWARD_RATE = 0.8
+"""FLOP rate of the backward attention kernel over that of the forward one, by the kernel benchmarks of FlashAttention-2
+(arXiv:2307.08691, A100) and FlashAttention-3 (arXiv:2407.08608, H100): 0.75 to 0.9 for long sequences."""
 QUERY_ROWS = 128.0  # query rows that one thread block of a prefill kernel works on
 
 
@@ -99,3 +103,9 @@ def attention(p: PrefillConstants, d: DecodeConstants, gpu: Machine, s: Attentio
     one = decode(d, gpu, s, act, cache)
     total = np.where(s.q_len > 1, np.maximum(prefill(p, gpu, s, act, cache), one), one) if np.any(s.q_len > 1) else one
     return np.asarray(np.where((s.batch * s.heads * s.kv_heads * s.q_len * s.kv_len) > 0, total, 0.0))
+
+
+def backward_attention(forward: Array, qk_dim: ArrayLike, v_dim: ArrayLike) -> Array:
+    """Seconds of the backward kernel from those of the forward one: five products instead of two, at a lower rate."""
+    qk, v = np.asarray(qk_dim, dtype=np.float64), np.asarray(v_dim, dtype=np.float64)
+    return np.asarray(forward * (3.0 * qk + 2.0 * v) / (qk + v) / BACKWARD_RATE)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.cluster import Cluster
+from planner.costs.attention import backward_attention
 from planner.costs.collectives import Collectives
 from planner.costs.get_time import GetTime, Roofline
 from planner.costs.groups import GroupShape, group_shape
@@ -59,6 +60,20 @@ class Pricer:
             self._shapes[key] = group_shape(self.cluster, families(site, stride, size))
         return self._shapes[key]
 
+    def copies_shape(self, devices: Site, replicas: int, stride: int, copies: int) -> GroupShape:
+        """Shape of the groups that hold the same weights: every replica's GPU at a place, and in a stage those `tensor`
+        places apart, where `copies` = replicas x GPUs of the stage / tensor.
+        """
+        key = (devices, -replicas, copies)
+        if key not in self._shapes:
+            inside = max(1, copies // replicas)
+            apart = len(devices) // inside
+            groups = [
+                tuple(rank + r * stride for r in range(replicas) for rank in devices[place::apart]) for place in range(apart)
+            ]
+            self._shapes[key] = group_shape(self.cluster, groups)
+        return self._shapes[key]
+
     def seconds(self, op: Op, sites: Sites) -> Array:
         """Seconds of one operator per row; 0 where it is absent."""
         source = self.sources[sites.kind]
@@ -70,6 +85,8 @@ class Pricer:
             found = source.attention(
                 a.batch, a.heads, a.kv_heads, a.q_len, a.kv_len, a.qk_dim, a.v_dim, a.causal, op.dtype, None, a.shared_kv
             )
+            if op.kind == Kind.ATTENTION_BACKWARD:
+                found = backward_attention(found, a.qk_dim, a.v_dim)
         elif op.kind in COLLECTIVES:
             if op.group is None:
                 raise ValueError(f"collective {op.name} has no group")
@@ -131,6 +148,8 @@ def live_peak(role: Role, rows: tuple[int, ...]) -> tuple[Array, dict[Store, Arr
     peak = np.full(rows, -1.0)
     at_peak = {store: np.zeros(rows) for store in Store}
     for at, op in enumerate(role.ops):
+        if op.output.store == Store.GRADIENT:  # accumulated where it stays
+            continue
         present = np.asarray(op.exists, dtype=np.float64)
         if op.group is not None:
             present = present * (np.asarray(op.group.size) > 1)

@@ -46,7 +46,7 @@ class Setting:
     @cached_property
     def context(self) -> RoleContext:
         """What role builders need."""
-        return RoleContext(self.model, self.workload.forward)
+        return RoleContext(self.model, self.workload.forward, self.workload.training)
 
     @cached_property
     def layers(self) -> tuple[LayerKind, ...]:

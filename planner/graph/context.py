@@ -6,15 +6,21 @@ from dataclasses import dataclass
 
 from planner.graph.ops import Kind, Op, Shard, Size, Tensor
 from planner.model import Layer, ModelSpec, Module
-from planner.workload import Workload
+from planner.workload import Training, Workload
 
 
 @dataclass(frozen=True, slots=True)
 class RoleContext:
-    """The model and the workload, with shorthands for the operators that all roles share."""
+    """The model, the workload's forward pass and how it is trained, with shorthands for the operators that roles share."""
 
     model: ModelSpec
     workload: Workload
+    training: Training | None = None
+
+    @property
+    def gradient_dtype(self) -> str:
+        """Dtype of the gradient buffer."""
+        return "fp32" if self.training is None else self.training.gradient_dtype
 
     @property
     def dtype(self) -> str:

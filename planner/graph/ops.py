@@ -21,6 +21,7 @@ class Kind(StrEnum):
     MATMUL = "matmul"
     GROUPED = "grouped_matmul"
     ATTENTION = "attention"
+    ATTENTION_BACKWARD = "attention_backward"
     ELEMENTWISE = "elementwise"
     LOOKUP = "lookup"
     ALL_REDUCE = "all_reduce"
@@ -51,6 +52,7 @@ class Store(StrEnum):
     SCORES = "scores"
     LOGITS = "logits"
     COMMUNICATION = "communication"
+    GRADIENT = "gradient"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,8 @@ class Op:
     matmul and grouped_matmul: `batch` products (m x k) @ (k x n); attention: see `AttentionDims`; everything else:
     `bytes` moved through memory, or the collective's full buffer (all-gather: gathered; all-to-all: held per rank).
     `exists` is 0 on rows where the operator is absent (as is a collective over one GPU). Operators run in list order
-    on a GPU's compute stream, those with `stream` "transfer" on its transfer stream.
+    on a GPU's compute stream, those with `stream` "transfer" on its transfer stream. `rows` are the tokens of a grouped
+    product where its output does not say them; `grad_of` names the forward operator that a backward one belongs to.
     """
 
     name: str
@@ -131,16 +134,21 @@ class Op:
     weights: tuple[Shard, ...] = ()
     stream: str = "compute"
     exists: Size | NDArray[np.bool_] = 1
+    rows: Size | None = None
+    grad_of: str = ""
 
     @property
     def flops(self) -> NDArray[np.float64]:
         """Floating-point operations per row: two per multiply-add."""
         if self.kind == Kind.GROUPED:  # its rows are the tokens; what the groups are padded with is no work of the model
+            if self.rows is not None:
+                return 2.0 * _product(self.rows, self.m, self.n) * self.exists
             return 2.0 * _product(self.output.shape[0], self.k, self.n) * self.exists
         if self.kind == Kind.MATMUL:
             return 2.0 * _product(self.batch, self.m, self.k, self.n) * self.exists
         if self.attention is not None:
-            return self.attention.flops * self.exists
+            dims = self.attention
+            return (dims.backward_flops if self.kind == Kind.ATTENTION_BACKWARD else dims.flops) * self.exists
         return np.zeros(())
 
 
@@ -161,10 +169,22 @@ class AttentionDims:
     @property
     def flops(self) -> NDArray[np.float64]:
         """FLOPs of both products; a causal square counts the pairs that are kept, q (q + 1) / 2."""
+        return self._pair_flops * (np.asarray(self.qk_dim, dtype=np.float64) + self.v_dim)
+
+    @property
+    def backward_flops(self) -> NDArray[np.float64]:
+        """FLOPs of the five products of the backward kernel (Dao, FlashAttention-2, arXiv:2307.08691): scores again and the
+        gradients of Q and K along the query dims, those of the probabilities and of V along the value dims.
+        """
+        return self._pair_flops * (3.0 * np.asarray(self.qk_dim, dtype=np.float64) + 2.0 * np.asarray(self.v_dim))
+
+    @property
+    def _pair_flops(self) -> NDArray[np.float64]:
+        """Two for each pair of a query and a key that is seen, over batch and heads."""
         pairs = _product(self.q_len, self.kv_len)
         if self.causal:
             pairs = (pairs + np.asarray(self.q_len, dtype=np.float64)) / 2.0
-        return 2.0 * _product(self.batch, self.heads) * pairs * (np.asarray(self.qk_dim, dtype=np.float64) + self.v_dim)
+        return 2.0 * _product(self.batch, self.heads) * pairs
 
 
 @dataclass(frozen=True, slots=True)

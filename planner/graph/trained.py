@@ -1,0 +1,90 @@
+"""Roles of a training step: every role of the forward pass with its backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from planner.errors import InputError
+from planner.graph.attention import AttentionSignature, attention_role
+from planner.graph.backward import Backward, Crossing, backward
+from planner.graph.context import RoleContext
+from planner.graph.crossings import (
+    attention_crossings,
+    dispatch_crossings,
+    embedding_crossings,
+    head_crossings,
+    local_crossings,
+    mlp_crossings,
+    receive_crossings,
+)
+from planner.graph.head import embedding_role, head_role, receive_role
+from planner.graph.loss import loss_gradient, loss_role
+from planner.graph.mlp import mlp_role
+from planner.graph.moe import dispatch_role, local_role
+from planner.graph.ops import Kind, Op, Role
+from planner.graph.rows import AttentionRows, FfnRows, MoeRows
+from planner.model import Layer
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A role of the forward pass and its backward pass."""
+
+    forward: Role
+    backward: Backward
+
+
+def trained_attention(ctx: RoleContext, layer: Layer, signature: AttentionSignature, rows: AttentionRows) -> Trained:
+    """Norm, attention and output projection of one layer."""
+    if rows.segments.max(initial=1) > 1 or rows.gather.any():
+        raise ValueError("training has one dimension segment and a row-split output projection")
+    role = attention_role(ctx, layer, signature, rows)
+    return _trained(ctx, role, attention_crossings(role))
+
+
+def trained_mlp(ctx: RoleContext, layer: Layer, rows: FfnRows) -> Trained:
+    """A dense FFN."""
+    if layer.parallel_residual:
+        raise InputError("model.parallel_residual", True, "false: training of parallel residuals is not planned yet")
+    role = mlp_role(ctx, layer, rows)
+    return _trained(ctx, role, mlp_crossings(ctx, role, rows))
+
+
+def trained_moe(ctx: RoleContext, layer: Layer, rows: MoeRows, dispatched: bool) -> Trained:
+    """A mixture of experts: tokens that travel, or local experts on all tokens."""
+    role = (dispatch_role if dispatched else local_role)(ctx, layer, rows)
+    crossings = (dispatch_crossings if dispatched else local_crossings)(ctx, role, rows)
+    return _trained(ctx, role, crossings)
+
+
+def trained_embedding(ctx: RoleContext, rows: FfnRows) -> Trained:
+    """Token ids to the residual stream."""
+    role = embedding_role(ctx, rows)
+    return _trained(ctx, role, embedding_crossings(ctx, role, rows))
+
+
+def trained_receive(ctx: RoleContext, rows: FfnRows) -> Trained:
+    """The arrival of a micro-batch; on the way back the gradient leaves in slices."""
+    return _trained(ctx, receive_role(ctx, rows), receive_crossings())
+
+
+def trained_head(ctx: RoleContext, rows: FfnRows) -> Trained:
+    """Final norm, logits of all tokens and the loss."""
+    head = head_role(ctx, rows, np.zeros_like(rows.tokens))
+    crossings = head_crossings(ctx, head, rows)
+    return Trained(loss_role(ctx, head, rows), backward(ctx, head, crossings, (loss_gradient(head),)))
+
+
+def _trained(ctx: RoleContext, role: Role, crossings: Sequence[Crossing]) -> Trained:
+    role = replace(role, ops=tuple(_narrowed(ctx, op) for op in role.ops))
+    return Trained(role, backward(ctx, role, crossings))
+
+
+def _narrowed(ctx: RoleContext, op: Op) -> Op:
+    """The operator in the precision of the training, where it is a product of a weight that is stored as the model is."""
+    if ctx.training is None or op.kind not in (Kind.MATMUL, Kind.GROUPED) or op.dtype != ctx.model.dtype or not op.weights:
+        return op
+    return op if op.weights[0].name == "router" else replace(op, dtype=ctx.training.precision)
