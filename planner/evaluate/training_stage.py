@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,9 @@ Array = NDArray[np.float64]
 CORE = frozenset({"scores", "softmax", "attention_value", "attention"})
 """The attention core, which selective recomputation computes again (Korthikanti et al., arXiv:2205.05198)."""
 UNFUSED = AttentionSignature("segments")
+WHOLE = ("attention_norm", "q_norm", "k_norm", "q_a_norm", "kv_a_norm", "ffn_norm", "router", "router_bias")
+"""Weights that every GPU of a stage holds whole."""
+EXPERTS = ("expert_gate", "expert_up", "expert_down", "expert_gate_bias", "expert_up_bias", "expert_down_bias")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,14 @@ class Passes:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A role, or the roles of a layer: its passes, and its parameters by how many GPUs hold them."""
+
+    passes: Passes = Passes()
+    parameters: tuple[Parameters, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingStage:
     """A stage: the passes of each chunk of its layers, and its parameters by how often they are held."""
 
@@ -81,45 +93,64 @@ class TrainingStage:
     layers: int
 
 
-@dataclass
-class _Held:
-    """Parameters of a stage, by copies."""
-
-    found: dict[int, list[float]] = field(default_factory=dict)
-
-    def add(self, role: Role, copies: dict[str, int], default: int, times: int) -> None:
-        """The weights of a role on the fullest GPU."""
-        for op in role.ops:
-            for shard in op.weights:
-                held = self.found.setdefault(copies.get(shard.name, default), [0.0, 0.0])
-                held[0] += times * float(np.max(shard.elements))
-                held[1] += times * float(np.max(shard.bytes))
-
-
 def training_stage(env: Setting, sizes: Sizes, choice: Choice, index: int, fused: bool = True) -> TrainingStage:
     """Price stage `index` of a training plan; `fused` says whether attention is one kernel that keeps no scores."""
-    return _Stage(env, sizes, choice, index, fused).build()
+    parts = StageParts(env, sizes, choice, index, fused)
+    training = choice.training or TrainingChoice()
+    layers = chunk_layers([stage.layers for stage in choice.stages], training.virtual_stages)[index]
+    return assembled(env, parts, layers, first=index == 0, last=index == len(choice.stages) - 1)
 
 
-def chunk_layers(choice: Choice, virtual: int) -> tuple[tuple[range, ...], ...]:
+def assembled(env: Setting, parts: StageParts, chunks: Sequence[range], *, first: bool, last: bool) -> TrainingStage:
+    """A stage of some chunks of layers, from its parts; `first` and `last` say whether it has an end of the model."""
+    found: list[Passes] = []
+    held: dict[int, list[float]] = {}
+    for c, layers in enumerate(chunks):
+        passes = Passes()
+        for part, times in _pieces(env, parts, layers, first and c == 0, last and c == len(chunks) - 1):
+            passes = passes.plus(part.passes, times)
+            for own in part.parameters:
+                amounts = held.setdefault(own.copies, [0.0, 0.0])
+                amounts[0] += times * own.elements
+                amounts[1] += times * own.bytes
+        found.append(passes)
+    parameters = tuple(Parameters(elements, stored, copies) for copies, (elements, stored) in held.items())
+    return TrainingStage(tuple(found), parameters, sum(map(len, chunks)))
+
+
+def _pieces(env: Setting, parts: StageParts, layers: range, first: bool, last: bool) -> list[tuple[Part, int]]:
+    """The parts of a chunk and how often it has each."""
+    numbers = [env.kind_of_layer[layer] for layer in layers]
+    pieces = [(parts.layer(kind), numbers.count(kind)) for kind in dict.fromkeys(numbers)]
+    if not first:
+        pieces.insert(0, (parts.receive, 1))
+    elif env.has_embedding:
+        pieces.insert(0, (parts.embedding, 1))
+    if last and env.has_head:
+        tied = first and env.model.tied_embeddings
+        pieces.append((replace(parts.head, parameters=()) if tied else parts.head, 1))
+    return pieces
+
+
+def chunk_layers(stages: Sequence[int], virtual: int) -> tuple[tuple[range, ...], ...]:
     """The layers of every chunk of every stage: all stages of a chunk before the first of the next, larger chunks first."""
-    sizes = [[(s.layers + virtual - 1 - c) // virtual for c in range(virtual)] for s in choice.stages]
-    found: list[list[range]] = [[] for _ in choice.stages]
+    found: list[list[range]] = [[] for _ in stages]
     start = 0
     for c in range(virtual):
-        for stage, counts in enumerate(sizes):
-            found[stage].append(range(start, start + counts[c]))
-            start += counts[c]
+        for stage, layers in enumerate(stages):
+            count = (layers + virtual - 1 - c) // virtual
+            found[stage].append(range(start, start + count))
+            start += count
     return tuple(map(tuple, found))
 
 
-class _Stage:
-    def __init__(self, env: Setting, sizes: Sizes, choice: Choice, index: int, fused: bool) -> None:
-        self.env, self.stage, self.index, self.fused = env, choice.stages[index], index, fused
-        self.last = index == len(choice.stages) - 1
+class StageParts:
+    """The parts that stage `index` of a training plan is made of, each priced once; none depends on how many layers it has."""
+
+    def __init__(self, env: Setting, sizes: Sizes, choice: Choice, index: int, fused: bool = True) -> None:
+        self.env, self.stage, self.fused = env, choice.stages[index], fused
         self.training = choice.training or TrainingChoice()
         self.replicas = choice.replicas
-        self.layers = chunk_layers(choice, self.training.virtual_stages)[index]
         self.sequences = sizes.batch // choice.replicas // choice.micro_batches
         self.tokens = self.sequences * env.query_length
         self.partition = self.stage.attention
@@ -127,60 +158,53 @@ class _Stage:
         self.width = len(self.stage.devices)
         self.sites = (self.stage.devices,)
         self.kind = env.cluster.device_kinds[self.stage.devices[0]]
+        self._layers: dict[int, Part] = {}
 
-    def build(self) -> TrainingStage:
-        held, chunks = _Held(), []
-        parts = self.width // self._tensor
-        for c, layers in enumerate(self.layers):
-            passes = Passes()
-            if self.index == 0 and c == 0:
-                if self.env.has_embedding:
-                    embedding = trained_embedding(self.env.context, self._vocab_rows())
-                    passes = passes.plus(self._passes(embedding, again=False))
-                    held.add(embedding.forward, {}, parts * self.replicas, 1)
-            else:
-                passes = passes.plus(self._passes(trained_receive(self.env.context, self._ffn_rows()), again=False))
-            numbers = [self.env.kind_of_layer[layer] for layer in layers]
-            for number in dict.fromkeys(numbers):
-                passes = passes.plus(self._layer(self.env.kinds[number], held, numbers.count(number)), numbers.count(number))
-            if self.last and c == len(self.layers) - 1 and self.env.has_head:
-                head = trained_head(self.env.context, self._vocab_rows())
-                passes = passes.plus(self._passes(head, again=False))
-                held.add(head.forward, {}, parts * self.replicas, 0 if self._tied else 1)
-            chunks.append(passes)
-        found = tuple(Parameters(elements, stored, copies) for copies, (elements, stored) in held.found.items())
-        return TrainingStage(tuple(chunks), found, sum(map(len, self.layers)))
+    @cached_property
+    def embedding(self) -> Part:
+        """Token ids to the residual stream."""
+        return self._end(trained_embedding(self.env.context, self._vocab_rows()))
+
+    @cached_property
+    def receive(self) -> Part:
+        """The arrival of a micro-batch from another stage."""
+        return Part(self._passes(trained_receive(self.env.context, self._ffn_rows()), again=False))
+
+    @cached_property
+    def head(self) -> Part:
+        """Final norm, logits and loss."""
+        return self._end(trained_head(self.env.context, self._vocab_rows()))
+
+    def layer(self, kind: int) -> Part:
+        """One layer of a kind; with full recomputation only its input is kept."""
+        if kind not in self._layers:
+            self._layers[kind] = self._layer(self.env.kinds[kind])
+        return self._layers[kind]
 
     @property
     def _tensor(self) -> int:
         return self.partition.head_groups * self.partition.dimension_segments
 
-    @property
-    def _tied(self) -> bool:
-        return self.env.model.tied_embeddings and self.index == 0
+    def _end(self, trained: Trained) -> Part:
+        copies = self.width // self._tensor * self.replicas
+        return Part(self._passes(trained, again=False), tuple(_parameters(trained.forward, {}, copies)))
 
-    def _layer(self, layer: LayerKind, held: _Held, times: int) -> Passes:
-        """One layer; with full recomputation only its input is kept."""
+    def _layer(self, layer: LayerKind) -> Part:
         attention, ffn = self._attention(layer), self._ffn(layer)
-        parts, width = self.width // self._tensor, self.width
-        everywhere = dict.fromkeys(
-            ("attention_norm", "q_norm", "k_norm", "q_a_norm", "kv_a_norm", "router"), width * self.replicas
-        )
-        held.add(attention.forward, everywhere, parts * self.replicas, times)
+        everywhere = dict.fromkeys(WHOLE, self.width * self.replicas)
+        held = list(_parameters(attention.forward, everywhere, self.width // self._tensor * self.replicas))
         if layer.moe:
-            experts = {n: self.replicas for n in ("expert_gate", "expert_up", "expert_down")}
-            shared = width * self.replicas if self._dispatched else self.replicas
-            held.add(ffn.forward, everywhere | experts, shared, times)
+            experts = dict.fromkeys(EXPERTS, self.replicas)
+            shared = self.width * self.replicas if self._dispatched else self.replicas
+            held += _parameters(ffn.forward, everywhere | experts, shared)
         else:
-            held.add(ffn.forward, everywhere, width // self.stage.mlp_ways * self.replicas, times)
+            held += _parameters(ffn.forward, everywhere, self.width // self.stage.mlp_ways * self.replicas)
         full = self.training.recompute == "full"
         both = self._passes(attention, again=full).plus(self._passes(ffn, again=full))
-        if not full or attention.forward.x is None:
-            return both
-        kept = float(np.max(attention.forward.x.bytes))
-        return Passes(
-            both.forward_s, both.inputs_s, both.weights_s, kept, both.transient_bytes + both.saved_bytes, 0.0, both.flops
-        )
+        if full and attention.forward.x is not None:
+            kept = float(np.max(attention.forward.x.bytes))
+            both = replace(both, saved_bytes=kept, transient_bytes=both.transient_bytes + both.saved_bytes)
+        return Part(both, tuple(held))
 
     def _attention(self, layer: LayerKind) -> Trained:
         spec = layer.layer.attention
@@ -236,6 +260,13 @@ class _Stage:
             float(seconds[0].max()), float((seconds[1] + extra).max()), float(seconds[2].max()), float(saved.max()),
             float(transient.max()), logits, flops,
         )  # fmt: skip
+
+
+def _parameters(role: Role, copies: Mapping[str, int], default: int) -> Iterator[Parameters]:
+    """The weights of a role on the fullest GPU, and how many GPUs hold each."""
+    for op in role.ops:
+        for shard in op.weights:
+            yield Parameters(float(np.max(shard.elements)), float(np.max(shard.bytes)), copies.get(shard.name, default))
 
 
 def kept_bytes(role: Role, names: tuple[str, ...], rows: int) -> Array:
