@@ -51,12 +51,25 @@ class Domain:
     link: Link
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A table of measured times: the text of a CSV, or of a package's own tables (`csv` is empty) the version.
+
+    `name` is what messages call it: the file's name, or `silicon` with a system and a backend.
+    """
+
+    name: str
+    csv: str = ""
+    version: str = ""
+
+
 @dataclass(frozen=True)
 class Cluster:
     """All GPUs by rank: `device_kinds[rank]` names the GPU kind; every rank is in exactly one domain.
 
     Two tiers: inside a domain its link, between domains `network`: its bandwidth is that of one adapter, and a GPU
     drives one. `nics_per_node` = 0 means an adapter for every GPU; fewer are shared by the GPUs of a node.
+    `gemm_tables` are measured times of matrix products and attention by GPU kind, `comm_table` those of collectives.
     """
 
     name: str
@@ -67,6 +80,8 @@ class Cluster:
     gpus_per_node: int = 8
     sources: tuple[str, ...] = field(default=())
     nics_per_node: int = 0
+    gemm_tables: dict[str, Measured] = field(default_factory=dict)
+    comm_table: Measured | None = None
 
     @property
     def size(self) -> int:

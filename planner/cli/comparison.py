@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from planner.cli.options import AsFormat, AsJson, Plan, Sets
+from planner.cli.options import AsFormat, AsJson, CommTable, GemmTable, Plan, Sets, with_tables
 from planner.cli.output import Format, Progress, say, say_json
 from planner.errors import InputError
 
@@ -18,6 +18,8 @@ DEFAULT_S = 60.0
 def compare(
     plans: Annotated[list[str], typer.Argument(metavar="PLAN PLAN ...", help="Plans as for evaluate, two or more.")],
     sets: Sets = [],  # noqa: B006  # typer copies it
+    gemm_table: GemmTable = [],  # noqa: B006
+    comm_table: CommTable = None,
     format_: AsFormat = Format.table,
     json_: AsJson = False,
 ) -> int:
@@ -26,7 +28,7 @@ def compare(
     from planner.insight.compare import compare as beside
     from planner.report.side_by_side import comparison_report
 
-    found = beside(plans, sets=sets)
+    found = beside(plans, sets=with_tables(sets, gemm_table, comm_table))
     if json_ or format_ == Format.json:
         say_json({**found.to_dict(), "runtime_s": round(time.monotonic() - start, 3)})
     else:
@@ -37,6 +39,8 @@ def compare(
 def explain(
     plan: Plan,
     sets: Sets = [],  # noqa: B006  # typer copies it
+    gemm_table: GemmTable = [],  # noqa: B006
+    comm_table: CommTable = None,
     time_limit: Annotated[
         float, typer.Option(metavar="S", help="Seconds for choosing plans anew; what they do not suffice for is named.")
     ] = DEFAULT_S,
@@ -52,7 +56,7 @@ def explain(
     from planner.solve.answer import Limits
 
     progress = Progress("explain")
-    found = ask(plan, sets=sets, limits=Limits(seconds=time_limit), progress=progress)
+    found = ask(plan, sets=with_tables(sets, gemm_table, comm_table), limits=Limits(seconds=time_limit), progress=progress)
     progress.done()
     if json_ or format_ == Format.json:
         say_json({**found.to_dict(), "summary": summary_text(found), "runtime_s": round(time.monotonic() - start, 3)})

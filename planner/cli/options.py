@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from planner.solve.answer import Limits
     from planner.solve.objective import Caps
 
+KIND = re.compile(r"[A-Za-z0-9-]{1,60}")
 Plan = Annotated[
     str,
     typer.Argument(
@@ -42,6 +45,20 @@ GpusAtMost = Annotated[
     int | None, typer.Option("--gpus-at-most", metavar="N", help="Most GPUs used, over all replicas.", show_default=False)
 ]
 
+GemmTable = Annotated[
+    list[str],
+    typer.Option(
+        "--gemm-table",
+        metavar="[KIND=]TABLE",
+        help="Measured products and attention: a CSV (see planner profile), or silicon[:SYSTEM[/BACKEND]]. With KIND= of one "
+        "GPU kind of a mixed cluster.",
+        show_default=False,
+    ),
+]
+CommTable = Annotated[
+    str | None,
+    typer.Option("--comm-table", metavar="TABLE", help="Measured collectives: a CSV, or silicon[:SYSTEM].", show_default=False),
+]
 CertificateFile = Annotated[
     Path | None,
     typer.Option("--certificate", metavar="FILE", help="Write the proof, for planner verify.", show_default=False),
@@ -78,3 +95,13 @@ def check_file(path: Path | None, option: str) -> None:
     """Refuse a file that cannot be written before time is spent on its content."""
     if path is not None and (path.is_dir() or not path.parent.is_dir()):
         raise InputError(option, str(path), "a file in a folder that exists")
+
+
+def with_tables(sets: list[str], gemm: list[str], comm: str | None) -> list[str]:
+    """The changes with those that lay measured tables over the prices of the cluster."""
+    found = list(sets)
+    for text in gemm:
+        kind, equals, path = text.partition("=")
+        own = bool(equals) and KIND.fullmatch(kind) is not None
+        found.append(f"cluster.gemm_table{f'.{kind}' if own else ''}={json.dumps(path if own else text)}")
+    return found if comm is None else [*found, f"cluster.comm_table={json.dumps(comm)}"]

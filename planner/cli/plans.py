@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from planner.cli.options import AsFormat, AsJson, Plan, Sets
+from planner.cli.options import AsFormat, AsJson, CommTable, GemmTable, Plan, Sets, with_tables
 from planner.cli.output import Format, say, say_json, warn
 from planner.errors import InputError
 
@@ -19,9 +19,17 @@ if TYPE_CHECKING:
     from planner.export.views import View as Picture
 
 
-def evaluate(plan: Plan, sets: Sets = [], format_: AsFormat = Format.table, json_: AsJson = False) -> int:  # noqa: B006
+def evaluate(
+    plan: Plan,
+    sets: Sets = [],  # noqa: B006  # typer copies it
+    gemm_table: GemmTable = [],  # noqa: B006
+    comm_table: CommTable = None,
+    format_: AsFormat = Format.table,
+    json_: AsJson = False,
+) -> int:
     """Price a plan: latency, critical path, Get_Time expression, time and memory of every GPU."""
     start = time.monotonic()
+    sets = with_tables(sets, gemm_table, comm_table)
     chosen = _chosen(plan, sets)
     from planner.api import evaluate as price
     from planner.report import evaluation_report
@@ -42,11 +50,14 @@ def validate(
         Path | None, typer.Option(metavar="FILE", help="Judge the claims of this file instead of the problem's own.")
     ] = None,
     sets: Sets = [],  # noqa: B006  # typer copies it
+    gemm_table: GemmTable = [],  # noqa: B006
+    comm_table: CommTable = None,
     format_: AsFormat = Format.table,
     json_: AsJson = False,
 ) -> int:
     """Check a plan: structure, shapes, cycles, work, memory, a run on small tensors, claims. Ends with 1 if it is not valid."""
     start = time.monotonic()
+    sets = with_tables(sets, gemm_table, comm_table)
     chosen = _chosen(plan, sets)
     from planner.api import validate as check
     from planner.report import claims_report, findings_report

@@ -14,6 +14,8 @@ from planner.cli.options import (
     AsFormat,
     AsJson,
     CertificateFile,
+    CommTable,
+    GemmTable,
     GpusAtMost,
     MaxLatency,
     MaxMemory,
@@ -21,6 +23,7 @@ from planner.cli.options import (
     caps_of,
     check_file,
     limits_of,
+    with_tables,
 )
 from planner.cli.output import Format, Progress, say, say_json
 from planner.errors import InputError
@@ -59,6 +62,8 @@ def search(
     ] = None,
     space: Annotated[str | None, typer.Option(help="full, or the problem whose space is taken.")] = None,
     sets: Sets = [],  # noqa: B006  # typer copies it
+    gemm_table: GemmTable = [],  # noqa: B006
+    comm_table: CommTable = None,
     objective: Annotated[ObjectiveName, typer.Option(help="What is optimized.")] = ObjectiveName.latency,
     top: Annotated[int, typer.Option(min=1, max=1000, metavar="K", help="How many plans to show.")] = 1,
     time_limit: Annotated[
@@ -80,6 +85,7 @@ def search(
 
     PROBLEM is a library name or a file; without it the problem is composed of --model, --workload and --cluster.
     """
+    sets = with_tables(sets, gemm_table, comm_table)
     limits = limits_of(time_limit, workers, seed, caps_of(max_latency_ms, max_memory_gb, gpus_at_most))
     parts = {"model": model, "cluster": cluster, "workload": workload, "space": space}
     problems = _problems(problem, all_, sets, parts)
@@ -105,10 +111,15 @@ def search(
         say_json({"schema": RESULTS_SCHEMA, "results": told} if all_ else told[0])
     elif all_:
         _tell_all(answers)
-    if any(found.interrupted for found, _ in answers):
+    return _code([found for found, _ in answers], all_)
+
+
+def _code(found: list[Result], every: bool) -> int:
+    """The exit code of one answer, or of the answers of a whole library, where a sound no is one of them."""
+    if any(result.interrupted for result in found):
         return INTERRUPTED
-    codes = [CODES[found.status] for found, _ in answers]
-    return max((code for code in codes if code != 1), default=0) if all_ else codes[0]
+    codes = [CODES[result.status] for result in found]
+    return max((code for code in codes if code != 1), default=0) if every else codes[0]
 
 
 def _problems(name: str | None, every: bool, sets: list[str], parts: dict[str, str | None]) -> list[Problem]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from planner.cluster import Cluster, Domain, GpuKind, Link
 from planner.clusters.kinds import GIVEN_LINK, MOST_GPUS, gpu_from_fields, gpu_kinds, link_from_fields, load_gpu
+from planner.clusters.measured import comm_table, gemm_tables
 from planner.errors import InputError, unknown_name
 from planner.fields import Fields
 from planner.files import read_json, read_yaml
@@ -88,8 +89,9 @@ def _build(value: object, source: str) -> Cluster:
     name = data.text("name", default="+".join(f"{g.count}x{g.gpus}-{g.kind.name}" for g in nodes))
     sources = (*(f"{kind.name}: {kind.source}" for kind in kinds.values()), f"network: {network.source}")
     sources += tuple(f"{kind.name} price: {kind.price_source}" for kind in kinds.values())
+    tables = gemm_tables(data, tuple(kinds)), comm_table(data)
     data.done()
-    return Cluster(name, kinds, device_kinds, _domains(nodes), network, per_node, sources, adapters)
+    return Cluster(name, kinds, device_kinds, _domains(nodes), network, per_node, sources, adapters, *tables)
 
 
 def _nodes(data: Fields) -> list[_Nodes]:

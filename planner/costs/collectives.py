@@ -123,6 +123,10 @@ class Collectives:
             local = np.where(domains > 1, wide, local)
         return np.asarray(np.where((ranks > 1) & (moved > 0), local, 0.0))
 
+    def source_of(self, op: str, moved_bytes: float, shape: GroupShape, kind: str) -> str:
+        """Where the price of a collective on a GPU kind comes from: `fitted`, or `roofline` (borrowed from another kind)."""
+        return self.sources.get(kind, "roofline")
+
     def _inside(self, op: str, moved: Array, ranks: Array, link: Array) -> Array:
         """Seconds inside a domain, by the scale-up link of each group."""
         first, faster = self._links[0]

@@ -14,6 +14,7 @@ from planner.cluster import GpuKind
 from planner.costs import attention as fused
 from planner.costs import formulas
 from planner.costs.calibration import Constants
+from planner.costs.kernels import AttentionClass
 from planner.errors import unknown_name
 from planner.units import DTYPE_BITS, dtype_bytes
 
@@ -26,7 +27,16 @@ class GetTime(Protocol):
 
     @property
     def source(self) -> str:
-        """Where the numbers come from: `fitted`, `roofline` (constants borrowed from another kind), `table`."""
+        """Where the numbers come from: `fitted`, `roofline` (constants borrowed from another kind), `measured`."""
+        ...
+
+    def source_of(
+        self, family: str, dtype: str = "bf16", sizes: tuple[ArrayLike, ...] = (), kernel: AttentionClass | None = None
+    ) -> str:
+        """The tag of one call: besides those of `source`, `extrapolated` for sizes beyond the measured ones.
+
+        Families: gemm, grouped, prefill, decode, mla_decode, stream.
+        """
         ...
 
     def get_time(self, m: ArrayLike, k: ArrayLike, n: ArrayLike, batch: ArrayLike = 1, dtype: str = "bf16") -> Array:
@@ -86,11 +96,10 @@ class Roofline:
         """`fitted` where matrix products were measured on this kind, else `roofline`."""
         return self.source_of("gemm")
 
-    def source_of(self, family: str, dtype: str = "bf16") -> str:
-        """`fitted` where this kind was measured in this dtype, else `roofline`.
-
-        Families: gemm, grouped, prefill, decode, mla_decode (by the dtype of the cache), stream.
-        """
+    def source_of(
+        self, family: str, dtype: str = "bf16", sizes: tuple[ArrayLike, ...] = (), kernel: AttentionClass | None = None
+    ) -> str:
+        """`fitted` where this kind was measured in this dtype (decode: of the cache), whatever the sizes; else `roofline`."""
         return "fitted" if self._constants.row(family, dtype)[1] else "roofline"
 
     def get_time(self, m: ArrayLike, k: ArrayLike, n: ArrayLike, batch: ArrayLike = 1, dtype: str = "bf16") -> Array:

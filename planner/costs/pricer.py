@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from planner.cluster import Cluster
 from planner.costs.attention import backward_attention
-from planner.costs.collectives import Collectives
-from planner.costs.get_time import GetTime, Roofline
+from planner.costs.get_time import GetTime
 from planner.costs.groups import GroupShape, group_shape
+from planner.costs.sources import collectives_of, price_sources
 from planner.graph.devices import families
 from planner.graph.ops import COLLECTIVES, Group, Kind, Op, Role, Store
 
@@ -48,9 +48,8 @@ class Pricer:
 
     def __init__(self, cluster: Cluster, sources: dict[str, GetTime] | None = None) -> None:
         self.cluster = cluster
-        self.collectives = Collectives(cluster)
-        self.sources: dict[str, GetTime] = {name: Roofline(kind) for name, kind in cluster.kinds.items()}
-        self.sources.update(sources or {})
+        self.collectives = collectives_of(cluster)
+        self.sources = price_sources(cluster) | (sources or {})
         self._shapes: dict[tuple[Site, int, int], GroupShape] = {}
 
     def shape(self, site: Site, stride: int, size: int) -> GroupShape:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from planner.costs.get_time import Array, GetTime
+from planner.costs.kernels import AttentionClass
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,12 @@ class Symbolic:
     def source(self) -> str:
         """The tag of the source that answers."""
         return self.fallback.source
+
+    def source_of(
+        self, family: str, dtype: str = "bf16", sizes: tuple[ArrayLike, ...] = (), kernel: AttentionClass | None = None
+    ) -> str:
+        """The tag of one call."""
+        return self.fallback.source_of(family, dtype, sizes, kernel)
 
     def get_time(self, m: ArrayLike, k: ArrayLike, n: ArrayLike, batch: ArrayLike = 1, dtype: str = "bf16") -> Array:
         """Seconds of `batch` products (m x k)@(k x n)."""

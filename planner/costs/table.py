@@ -1,54 +1,43 @@
-"""Get_Time from measured rows: a CSV of products, interpolated without ever falling when a size grows."""
+"""Get_Time from measurements: products and attention interpolated without ever falling when a size grows."""
 
 from __future__ import annotations
-
-import csv
-import math
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from planner.costs.get_time import Array, GetTime, floats, known_dtype
-from planner.errors import InputError, unknown_name
-from planner.files import read_text
+from planner.costs.held import Held
+from planner.costs.kernels import AttentionClass
+from planner.costs.rows import Measurements
 
-COLUMNS = ("m", "k", "n", "batch", "dtype")
-TIMES = {"seconds": 1.0, "time_us": 1e-6, "time_ms": 1e-3}
-NOTES = {"gpu", "kernel", "source", "note"}
-MOST_ROWS = 20_000
-BLOCK = 2_000_000  # comparisons of a size with a row at once
+MEASURED, EXTRAPOLATED = "measured", "extrapolated"
 
 
 class Table:
-    """Products from a CSV with columns m, k, n, dtype, one of seconds, time_ms, time_us, and optionally batch.
+    """Products and attention from measured rows (see `Held`); other operators, and dtypes without rows, are the fallback's.
 
-    A product is priced by the fallback's time, corrected by how much the measured rows around it are off: never less than
-    the highest lower bound (a measured row that is no larger in any size), never more than the lowest upper bound (a row
-    that is no smaller in any size), so a measured size gets its measured time. Rows that contradict each other (larger,
-    yet faster) are lifted to the slower time of the smaller one. The result is non-decreasing in every size. Other
-    operators, and products of a dtype that the table lacks, are the fallback's.
+    A price between measured rows is tagged `measured`, one beyond all of them `extrapolated`.
     """
 
-    source = "table"
+    source = MEASURED
 
-    def __init__(self, path: str | Path, fallback: GetTime) -> None:
-        self.path, self.fallback = Path(path), fallback
-        self._rows = {dtype: _Rows(found, fallback, dtype) for dtype, found in _read(self.path).items()}
+    def __init__(self, rows: Measurements, fallback: GetTime) -> None:
+        self.fallback, self._rows = fallback, rows
+        self._held: dict[str | AttentionClass, Held] = {}
 
-    def source_of(self, family: str, dtype: str = "bf16") -> str:
-        """`table` for products of a dtype in the table, else the fallback's tag."""
-        return "table" if family == "gemm" and dtype in self._rows else self.fallback.source
+    def source_of(
+        self, family: str, dtype: str = "bf16", sizes: tuple[ArrayLike, ...] = (), kernel: AttentionClass | None = None
+    ) -> str:
+        """The tag of one call by its sizes (without them: of any in the range) and, for attention, its class."""
+        held = self._of(kernel or dtype) if kernel or family == "gemm" else None
+        if held is None:
+            return self.fallback.source_of(family, dtype, sizes, kernel)
+        return MEASURED if not sizes or bool(held.inside(np.array([floats(*sizes)]))[0]) else EXTRAPOLATED
 
     def get_time(self, m: ArrayLike, k: ArrayLike, n: ArrayLike, batch: ArrayLike = 1, dtype: str = "bf16") -> Array:
         """Seconds of `batch` products (m x k)@(k x n)."""
         guess = self.fallback.get_time(m, k, n, batch, known_dtype(dtype))
-        rows = self._rows.get(dtype)
-        if rows is None:
-            return guess
-        sizes = np.broadcast_arrays(*floats(m, k, n, batch))
-        points = np.stack([np.ravel(size) for size in sizes], axis=1)
-        return rows.price(points, np.ravel(guess)).reshape(sizes[0].shape)
+        return self._price(dtype, guess, (m, k, n, batch))
 
     def grouped(self, m: ArrayLike, k: ArrayLike, n: ArrayLike, groups: ArrayLike, dtype: str = "bf16") -> Array:
         """Seconds of grouped products, from the fallback."""
@@ -72,79 +61,37 @@ class Table:
         kv_dtype: str | None = None,
         shared_kv: bool = False,
     ) -> Array:
-        """Seconds of fused attention, from the fallback."""
-        price = self.fallback.attention
-        return price(batch, heads, kv_heads, q_len, kv_len, qk_dim, v_dim, causal, dtype, kv_dtype, shared_kv)
+        """Seconds of one fused attention kernel."""
+        sizes = (batch, heads, kv_heads, q_len, kv_len, qk_dim, v_dim)
+        guess = self.fallback.attention(*sizes, causal, dtype, kv_dtype, shared_kv)
+        one, many = (AttentionClass.of(q, causal, shared_kv, dtype, kv_dtype) for q in (1, 2))
+        queries = np.asarray(q_len)
+        if np.all(queries == 1) or np.all(queries > 1):
+            return self._price(one if np.all(queries == 1) else many, guess, sizes)
+        return np.where(queries == 1, self._price(one, guess, sizes), self._price(many, guess, sizes))
 
+    def _price(self, key: str | AttentionClass, guess: Array, sizes: tuple[ArrayLike, ...]) -> Array:
+        """The fallback's `guess`, corrected by the rows of `key` where there are any."""
+        held = self._of(key)
+        if held is None:
+            return guess
+        columns = np.broadcast_arrays(*floats(*sizes))
+        points = np.stack([np.ravel(column) for column in columns], axis=1)
+        return held.price(points, np.ravel(np.broadcast_to(guess, columns[0].shape))).reshape(columns[0].shape)
 
-class _Rows:
-    """The measured rows of one dtype: `points` (rows, 4) of m, k, n, batch and their `seconds`, made non-decreasing."""
+    def _of(self, key: str | AttentionClass) -> Held | None:
+        """The rows of one dtype, or of one class of attention kernels."""
+        if key not in self._held:
+            sample = self._rows.attention.get(key) if isinstance(key, AttentionClass) else self._rows.products.get(key)
+            if sample is None:
+                return None
+            self._held[key] = Held(sample.points, sample.seconds, self._guess(key, sample.points))
+        return self._held[key]
 
-    def __init__(self, rows: dict[tuple[int, ...], float], fallback: GetTime, dtype: str) -> None:
-        self.points = np.array(sorted(rows), dtype=np.float64)
-        raw = np.array([rows[key] for key in sorted(rows)])
-        self.seconds = raw.copy()
-        for at in range(len(raw)):  # lift a row to the slowest row that is no larger in any size
-            self.seconds[at] = raw[np.all(self.points <= self.points[at], axis=1)].max()
-        m, k, n, batch = self.points.T
-        guess = fallback.get_time(m, k, n, batch, dtype)
-        self.scale = float(np.median(self.seconds / guess))
-
-    def price(self, points: Array, guess: Array) -> Array:
-        """Seconds of products at `points` (count, 4): the scaled guess, held between the measured bounds."""
-        out = np.empty(len(points))
-        step = max(1, BLOCK // len(self.points))
-        for at in range(0, len(points), step):
-            part = points[at : at + step, None, :]
-            low = np.where(np.all(self.points <= part, axis=2), self.seconds, 0.0).max(axis=1)
-            high = np.where(np.all(self.points >= part, axis=2), self.seconds, np.inf).min(axis=1)
-            out[at : at + step] = np.clip(guess[at : at + step] * self.scale, low, high)
-        return np.where(guess > 0, out, 0.0)
-
-
-def _read(path: Path) -> dict[str, dict[tuple[int, ...], float]]:
-    """Seconds by dtype and (m, k, n, batch), the median where a size was measured more than once."""
-    lines = csv.reader(read_text(path).splitlines())
-    header = [name.strip().lower() for name in next(lines, [])]
-    source = f"{path}:1"
-    for name in header:
-        if name not in (*COLUMNS, *TIMES, *NOTES):
-            raise unknown_name("column", name, (*COLUMNS, *TIMES), source)
-    times = [name for name in header if name in TIMES]
-    missing = [name for name in ("m", "k", "n", "dtype") if name not in header]
-    if missing or len(times) != 1 or len(set(header)) != len(header):
-        raise InputError("header", ",".join(header), "each of m,k,n,dtype and one of seconds,time_ms,time_us, once", source)
-    found: dict[str, dict[tuple[int, ...], list[float]]] = {}
-    for number, cells in enumerate(lines, start=2):
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) != len(header):
-            raise InputError("row", ",".join(cells), f"{len(header)} cells", f"{path}:{number}")
-        if number > MOST_ROWS + 1:
-            raise InputError("rows", number, f"at most {MOST_ROWS:,} rows", str(path))
-        dtype, key, seconds = _row(dict(zip(header, cells, strict=True)), times[0], f"{path}:{number}")
-        found.setdefault(dtype, {}).setdefault(key, []).append(seconds)
-    if not found:
-        raise InputError("rows", 0, "at least one measured row", str(path))
-    return {dtype: {key: float(np.median(values)) for key, values in rows.items()} for dtype, rows in found.items()}
-
-
-def _row(row: dict[str, str], time: str, source: str) -> tuple[str, tuple[int, ...], float]:
-    """dtype, (m, k, n, batch) and seconds of one line."""
-    sizes = []
-    for name in ("m", "k", "n", "batch"):
-        cell = row.get(name, "1").strip()
-        if not (cell.isascii() and cell.isdigit() and 1 <= int(cell[:20]) <= 2**40):
-            raise InputError(name, cell, "a whole number from 1 to 2^40", source)
-        sizes.append(int(cell))
-    try:
-        dtype = known_dtype(row["dtype"].strip().lower())
-    except InputError as error:
-        raise error.within(source) from None
-    try:
-        seconds = float(row[time]) * TIMES[time]
-    except ValueError:
-        seconds = math.nan
-    if not 0.0 < seconds < 1e9:
-        raise InputError(time, row[time], "a number above 0", source)
-    return dtype, tuple(sizes), seconds
+    def _guess(self, key: str | AttentionClass, points: Array) -> Array:
+        """The fallback's time of measured points (rows, sizes)."""
+        if isinstance(key, AttentionClass):
+            b, h, kv, q, length, qk, v = points.T
+            return self.fallback.attention(b, h, kv, q, length, qk, v, key.causal, key.dtype, key.kv_dtype, key.shared_kv)
+        m, k, n, batch = points.T
+        return self.fallback.get_time(m, k, n, batch, key)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from planner.costs.groups import GroupShape
 from planner.costs.pricer import Sites
+from planner.costs.tags import source_of
 from planner.evaluate.rows import attention_rows, partition_table
 from planner.evaluate.setting import LayerKind, Setting
 from planner.evaluate.term import op_term, sum_terms
@@ -141,15 +142,10 @@ class StageRuns:
             if op.group is not None:
                 found = pricer.group_shapes(op.group, sites, op.kind == "send_recv")
                 shape = GroupShape(*(int(np.asarray(getattr(found, n))[ends.row]) for n in GroupShape.__slots__))
-            source = self._source(op, kind)
+            source = source_of(pricer, op, ends.row, kind, shape)
             steps.append(Step(op.name, op.kind.value, duration, op_term(op, ends.row, label, shape), source))
         flops = sum(float(np.broadcast_to(op.flops, (rows,))[ends.row]) for op in role.ops)
         return RoleRun(role.name, devices, ends.seconds, tuple(steps), flops)
-
-    def _source(self, op: Op, kind: str) -> str:
-        if op.group is not None:
-            return self.env.pricer.collectives.sources.get(kind, "roofline")
-        return self.env.pricer.sources[kind].source
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ from typing import Any
 
 from planner.cluster import Cluster, Domain, GpuKind, Link
 from planner.costs.calibration import calibration
-from planner.costs.collectives import Collectives
 from planner.costs.get_time import Roofline
 from planner.costs.pricer import Pricer
+from planner.costs.sources import collectives_of, price_sources
+from planner.costs.table import Table
 from planner.evaluate.setting import Setting, setting
 
 KERNEL_TIMES = frozenset({"launch_s", "block_s", "key_s", "row_s"})
@@ -56,10 +57,10 @@ def better(env: Setting, factors: Mapping[Resource, float]) -> Setting:
     """
     cluster = _cluster(env.cluster, factors)
     data = _calibration(factors)
-    own = {name: Roofline(kind, data) for name, kind in cluster.kinds.items()}
-    kept = {name: source for name, source in env.pricer.sources.items() if not isinstance(source, Roofline)}
-    pricer = Pricer(cluster, {**own, **kept})
-    pricer.collectives = Collectives(cluster, data)
+    tables = price_sources(cluster, lambda kind: Roofline(kind, data))
+    kept = {name: source for name, source in env.pricer.sources.items() if not isinstance(source, Roofline | Table)}
+    pricer = Pricer(cluster, {**tables, **kept})
+    pricer.collectives = collectives_of(cluster, data)
     return setting(env.model, env.workload, cluster, pricer)
 
 

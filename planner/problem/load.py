@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from planner.cluster import Cluster
 from planner.clusters import as_mapping, load_cluster
+from planner.clusters.measured import tables_to_dict
 from planner.errors import InputError, unknown_name
 from planner.fields import Fields
 from planner.model import ModelSpec
@@ -142,7 +144,7 @@ def _build(whole: dict[str, object], source: str, changed: bool) -> Problem:
         unrestricted=replace(space, replicas=None),
         restrictions=restrictions(fields.raw("space"), pins, space),
         drawings=_drawings(_mapping(fields, "drawings"), plans, len(model.layers), source),
-        raw=_raw({**whole, **written}, model),
+        raw=_raw({**whole, **written}, model, cluster),
     )
 
 
@@ -172,7 +174,7 @@ def _sourced(ref: str | Mapping[str, object], source: str, facts: str) -> ModelS
     return replace(model, source="/".join(Path(model.source).parts[-2:])) if is_path(ref) else model
 
 
-def _raw(whole: Mapping[str, object], model: ModelSpec) -> dict[str, object]:
+def _raw(whole: Mapping[str, object], model: ModelSpec, cluster: Cluster) -> dict[str, object]:
     """The resolved mapping of a problem; it needs no other file where our own format can say the model."""
     raw = {"schema": PROBLEM_SCHEMA} | {name: whole[name] for name in FIELDS if name in whole}
     ref = raw["model"]
@@ -182,6 +184,10 @@ def _raw(whole: Mapping[str, object], model: ModelSpec) -> dict[str, object]:
         raw["model"] = {**ref, "source": model.source}
     if is_path(raw["cluster"]):
         raw["cluster"] = as_mapping(str(raw["cluster"]))
+    tables = tables_to_dict(cluster)
+    if tables:
+        ref = raw["cluster"]
+        raw["cluster"] = {**(ref if isinstance(ref, Mapping) else as_mapping(str(ref))), **tables}
     return raw
 
 

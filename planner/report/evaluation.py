@@ -21,7 +21,7 @@ LINE = 116
 SOURCES = (
     "fitted: formula with constants fitted to published measurements of this GPU; "
     "roofline: the same formula with constants borrowed from another GPU, nothing measured on this one; "
-    "table: your own measurements."
+    "measured: a measured table, at a measured size or between such; extrapolated: the same table beyond its sizes."
 )
 MATMUL_NOTE = (
     "Each row is one operator of the longest path on one GPU: batch products of an m x k matrix with a k x n matrix. FLOPs are "

@@ -30,7 +30,7 @@ from planner.certify.verify import verify
 from planner.certify.write import certificate
 from planner.check.claims import claims_of, read_claims
 from planner.clusters import load_cluster, load_gpu
-from planner.costs import Roofline, Table
+from planner.costs import Roofline, Table, load_table
 from planner.errors import InputError, PlannerError
 from planner.files import read_json, read_text
 from planner.inspect.inspection import inspect_file
@@ -56,6 +56,11 @@ WORKLOADS = (
     "expert_load: [[1, 2], [3, 4.5]]\n",
 )
 MEASURED = "m,k,n,dtype,batch,time_us\n128,256,512,bf16,1,3.5\n256,256,512,bf16,1,4.5\n128,256,512,fp8,2,2e0\n"
+MEASURED_MORE = (
+    "op,batch,heads,kv_heads,q_len,kv_len,qk_dim,v_dim,causal,dtype,kv_dtype,ranks,nodes,bytes,m,k,n,time_ms,gpu\n"
+    "attention,1,8,2,1,100,64,64,1,bf16,fp8,,,,,,,0.01,x\nall_reduce,,,,,,,,,,,8,1,1024,,,,0.02,x\n"
+    "gemm,1,,,,,,,,bf16,,,,,16,16,16,0.001,y\n"
+)
 PLAN = """problem: helix
 stages: [{layers: 1, devices: [0, 1, 2, 3, 4, 5, 6, 7]}, {layers: 1, devices: [8, 9, 10, 11, 12, 13, 14, 15]}]
 attention: {head_groups: 4, dimension_segments: 2, heads_per_group: [4, 4, 4, 4]}
@@ -107,7 +112,7 @@ def readers() -> list[Reader]:
         Reader("config.json", "config.json", load_model, configs),
         Reader("cluster", "c.yaml", load_cluster, clusters()),
         Reader("workload", "w.yaml", load_workload, WORKLOADS),
-        Reader("measured", "m.csv", lambda path: Table(path, Roofline(load_gpu("h100"))), [MEASURED], data=False),
+        Reader("measured", "m.csv", _measured, [MEASURED, MEASURED_MORE], data=False),
         Reader("sweep", "s.yaml", _sweep, [SWEEP, yaml.safe_dump(tiny_sweep())]),
         Reader("table", "t.csv", lambda path: [spec_of(point) for point in read_table(path).points()], [TABLE], data=False),
         Reader("result", "result.json", load_plan, stored),
@@ -188,6 +193,10 @@ def _renewed(path: Path) -> object:
     """What a forger can do: change a certificate and compute its digests anew."""
     raw = read_json(path)
     return verify({**raw, "digests": digests(raw)}, samples=5)
+
+
+def _measured(path: Path) -> object:
+    return Table(load_table(path), Roofline(load_gpu("h100"))).get_time(100, 300, 500)
 
 
 def _where(path: Path) -> object:
