@@ -10,7 +10,8 @@ import numpy as np
 from planner.costs.memory import communication_bytes, reserve_bytes
 from planner.evaluate.pipeline import send_seconds
 from planner.evaluate.setting import Setting
-from planner.evaluate.training_stage import Parameters, TrainingStage, training_stage
+from planner.evaluate.training_parts import Parameters
+from planner.evaluate.training_stage import TrainingStage, training_stages
 from planner.graph.ops import Kind as OpKind
 from planner.graph.schedule import Kind, Work, finish_times, most_held, stage_order
 from planner.units import dtype_bytes
@@ -59,7 +60,11 @@ class Step:
 
 def training_step(env: Setting, sizes: Sizes, choice: Choice, fused: bool = True) -> Step:
     """Price a training plan and its memory."""
-    stages = tuple(training_stage(env, sizes, choice, i, fused) for i in range(len(choice.stages)))
+    return assembled_step(env, sizes, choice, training_stages(env, sizes, choice, fused))
+
+
+def assembled_step(env: Setting, sizes: Sizes, choice: Choice, stages: tuple[TrainingStage, ...]) -> Step:
+    """The step of a plan whose stages are priced already."""
     return _Step(env, sizes, choice, stages).build()
 
 

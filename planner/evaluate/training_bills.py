@@ -1,0 +1,99 @@
+"""What a role costs in training, per row: seconds of its passes, bytes that are kept and bytes that pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.costs.pricer import Sites, live_peak
+from planner.evaluate.setting import Setting
+from planner.graph.ops import Op, Role, Store, Tensor
+from planner.graph.trained import Trained
+
+Array = NDArray[np.float64]
+CORE = frozenset({"scores", "softmax", "attention_value"})
+"""The attention core, which selective recomputation computes again (Korthikanti et al., arXiv:2205.05198); a fused kernel
+keeps no scores and computes them again by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassRows:
+    """Per row [rows]: seconds of the forward pass, of the gradients of inputs and of weights, of the attention core; bytes kept
+    for the backward pass, those of them that the core can make again, those of the role's input; most bytes that live for
+    a moment in the backward pass, those of logits among them; FLOPs of all three passes.
+    """
+
+    forward_s: Array
+    inputs_s: Array
+    weights_s: Array
+    core_s: Array
+    saved_bytes: Array
+    core_bytes: Array
+    input_bytes: Array
+    transient_bytes: Array
+    logits_bytes: Array
+    flops: Array
+
+    def at(self, rows: NDArray[np.int64]) -> PassRows:
+        """Some of the rows."""
+        return PassRows(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+
+def pass_rows(env: Setting, sites: Sites, trained: Trained) -> PassRows:
+    """The bill of a role's passes on every row."""
+    forward, inputs, weights = trained.forward, trained.backward.inputs, trained.backward.weights
+    rows = sites.index.shape
+    seconds = [env.pricer.bill(role, sites).seconds for role in (forward, inputs, weights)]
+    core = [op for op in forward.ops if op.name in CORE]
+    core_s = sum((np.broadcast_to(env.pricer.seconds(op, sites), rows) for op in core), np.zeros(rows))
+    again = {op.output.name for op in core if op.name != "attention_value"}
+    saved = kept_bytes(forward, trained.backward.saved, rows)
+    if env.context.training is not None and env.context.training.dropout:
+        saved = saved + dropout_bytes(forward)
+    core_bytes = kept_bytes(forward, tuple(n for n in trained.backward.saved if n in again), rows)
+    own = np.zeros(()) if forward.x is None else forward.x.bytes
+    logits = [op.output.bytes for op in inputs.ops if op.output.store == Store.LOGITS]
+    flops = sum((op.flops for role in (forward, inputs, weights) for op in role.ops), np.zeros(()))
+    most = np.max([np.broadcast_to(b, rows) for b in logits], axis=0) if logits else np.zeros(rows)
+    columns = (*seconds, core_s, saved, core_bytes, own, live_peak(inputs, rows)[0], most, flops)
+    return PassRows(*(np.array(np.broadcast_to(column, rows), dtype=np.float64) for column in columns))
+
+
+def kept_bytes(role: Role, names: tuple[str, ...], rows: tuple[int, ...]) -> Array:
+    """Bytes [rows] of forward tensors that are kept until the backward pass; one that no operator wrote is not there."""
+    total = np.zeros(rows)
+    for name in names:
+        writers = [op for op in role.ops if op.output.name == name]
+        if writers:
+            total = total + np.max([np.broadcast_to(_written(op), rows) for op in writers], axis=0)
+        elif role.x is not None and role.x.name == name:
+            total = total + role.x.bytes
+    return total
+
+
+def dropout_bytes(role: Role) -> Array:
+    """One byte for each element that a residual branch drops."""
+    return np.asarray(sum(_elements(op.output) for op in role.ops if op.name.endswith("_residual")))
+
+
+def rows_of(role: Role) -> int:
+    """How many rows the sizes of a role have."""
+    sizes: Iterator[int] = (np.size(value) for op in role.ops for value in (op.exists, op.m, op.n, op.bytes, *op.output.shape))
+    return max(sizes, default=1)
+
+
+def _written(op: Op) -> Array:
+    present = np.asarray(op.exists, dtype=np.float64)
+    if op.group is not None:
+        present = present * (np.asarray(op.group.size) > 1)
+    return np.asarray(op.output.bytes * present)
+
+
+def _elements(tensor: Tensor) -> Array:
+    total = np.asarray(1.0)
+    for size in tensor.shape:
+        total = total * np.asarray(size, dtype=np.float64)
+    return total
