@@ -23,8 +23,10 @@ class Held:
     """
 
     def __init__(self, points: Array, seconds: Array, guess: Array) -> None:
-        self.points, self.raw = points, seconds
-        self.axes = [np.unique(column) for column in points.T]
+        _, first = np.unique(points, axis=1, return_index=True)  # sizes that are equal in every row are one axis
+        self._alike = [np.flatnonzero(np.all(points.T[column] == points.T, axis=1)) for column in first]
+        self.points, self.raw = points[:, first], seconds
+        self.axes = [np.unique(column) for column in self.points.T]
         told = guess > 0  # a machine may do something in no time
         self.scale = float(np.median(self.seconds[told] / guess[told])) if np.any(told) else 1.0
 
@@ -49,14 +51,16 @@ class Held:
 
     def bounds(self, points: Array) -> tuple[Array, Array]:
         """The slowest row below each point (0: none) and the fastest above it (infinite: none)."""
+        floor = np.stack([points[:, alike].min(axis=1) for alike in self._alike], axis=1)
+        ceiling = np.stack([points[:, alike].max(axis=1) for alike in self._alike], axis=1)
         if self._on_grid:
-            return self._grid_bounds(points)
+            return self._grid_bounds(floor, ceiling)
         low, high = np.empty(len(points)), np.empty(len(points))
         step = max(1, BLOCK // len(self.points))
         for at in range(0, len(points), step):
-            part = points[at : at + step, None, :]
-            low[at : at + step] = np.where(np.all(self.points <= part, axis=2), self.seconds, 0.0).max(axis=1)
-            high[at : at + step] = np.where(np.all(self.points >= part, axis=2), self.seconds, np.inf).min(axis=1)
+            here = slice(at, at + step)
+            low[here] = np.where(np.all(self.points <= floor[here, None, :], axis=2), self.seconds, 0.0).max(axis=1)
+            high[here] = np.where(np.all(self.points >= ceiling[here, None, :], axis=2), self.seconds, np.inf).min(axis=1)
         return low, high
 
     @property
@@ -82,9 +86,9 @@ class Held:
         _spread(low, high)
         return low, high
 
-    def _grid_bounds(self, points: Array) -> tuple[Array, Array]:
-        below = [np.searchsorted(axis, column, side="right") - 1 for axis, column in zip(self.axes, points.T, strict=True)]
-        above = [np.searchsorted(axis, column, side="left") for axis, column in zip(self.axes, points.T, strict=True)]
+    def _grid_bounds(self, floor: Array, ceiling: Array) -> tuple[Array, Array]:
+        below = [np.searchsorted(axis, sizes, side="right") - 1 for axis, sizes in zip(self.axes, floor.T, strict=True)]
+        above = [np.searchsorted(axis, sizes, side="left") for axis, sizes in zip(self.axes, ceiling.T, strict=True)]
         some = np.all([index >= 0 for index in below], axis=0)
         none = np.any([index == len(axis) for index, axis in zip(above, self.axes, strict=True)], axis=0)
         low = np.where(some, self._grids[0][tuple(np.maximum(index, 0) for index in below)], 0.0)
