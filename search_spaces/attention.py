@@ -104,7 +104,11 @@ def kv_heads_of_groups(heads_per_group: tuple[int, ...], heads: int, kv_heads: i
 
 @dataclass(frozen=True, slots=True)
 class AttentionDomain:
-    """The values that stay open for each field of an attention partition; None means every legal value."""
+    """The values that stay open for each field of an attention partition; None means every legal value.
+
+    There are too many ways to split heads to list: None means the even split and the one that leaves KV groups whole, the
+    empty tuple the even one.
+    """
 
     head_groups: tuple[int, ...] | None = None
     dimension_segments: tuple[int, ...] | None = None
@@ -125,7 +129,7 @@ class AttentionDomain:
         """
         for batch_parts, context_parts, groups, segments in self._grids(sizes, ways):
             tensor = groups * segments
-            splits = [()] if self.heads_per_group is None else _canonical(self.heads_per_group, sizes, groups)
+            splits = _splits(self.heads_per_group, sizes, groups)
             orders = self._orders(sizes, ways, AttentionPartition(groups, segments, batch_parts, context_parts))
             reduces = self.score_reduce if segments > 1 else (True,)
             projections = _open(self.output_projection, PROJECTIONS, tensor > 1)
@@ -198,10 +202,25 @@ def _tokens_ways(sizes: Sizes, context_parts: int, tensor: int) -> int:
     return tensor * context_parts if sizes.phase == "decode" else tensor
 
 
-def _canonical(splits: tuple[tuple[int, ...], ...], sizes: Sizes, groups: int) -> list[tuple[int, ...]]:
-    """The splits of all heads into `groups` groups, the even one as the empty tuple, each once."""
+def kv_aligned_heads(heads: int, kv_heads: int, groups: int) -> tuple[int, ...]:
+    """Heads of each group, KV groups whole: as many KV heads for each as can be, or, with more groups than KV heads, groups
+    that each read one. Of all splits it has the fewest KV heads in a group, where the even one has the fewest heads.
+    """
+    each = heads // kv_heads
+    if groups <= kv_heads:
+        return tuple(share(kv_heads, groups, i) * each for i in range(groups))
+    parts = (share(groups, kv_heads, kv) for kv in range(kv_heads))
+    return tuple(share(each, count, i) for count in parts for i in range(count))
+
+
+def _splits(splits: tuple[tuple[int, ...], ...] | None, sizes: Sizes, groups: int) -> list[tuple[int, ...]]:
+    """The splits of all heads into `groups` groups, the even one as the empty tuple, each once.
+
+    Where every split is open: the even one, and the one that leaves KV groups whole.
+    """
     even = AttentionPartition(groups).heads(sizes.heads)
-    fitting = (s for s in splits if len(s) == groups and sum(s) == sizes.heads and min(s) > 0)
+    named = ((), kv_aligned_heads(sizes.heads, sizes.kv_heads, groups)) if splits is None else splits
+    fitting = (s for s in named if not s or (len(s) == groups and sum(s) == sizes.heads and min(s) > 0))
     return list(dict.fromkeys(() if s == even else s for s in fitting))
 
 

@@ -24,6 +24,7 @@ RULES = (
     "replicas are blocks of ranks that look alike: same GPU kinds, cut by scale-up domains at the same places",
     "replicas divide the batch, micro-batches the replica's batch, batch parts the micro-batch, context parts the prompt",
     "heads, head dims (in RoPE pairs), FFN columns, experts and vocabulary are split as evenly as can be, larger parts first",
+    "heads are also split with KV groups left whole, where that is another split",
     "batch or context parts lie on neighbouring ranks, and the tokens of the FFN with them, in stages of more GPUs than the "
     "smallest domain on up to 64 GPUs: inside a domain no order costs less",
     "the GPUs that share an expert are neighbours",

@@ -106,9 +106,7 @@ def pinned_space(base: SearchSpace, choice: Choice) -> SearchSpace:
 
 def attention_pin(partition: AttentionPartition) -> AttentionDomain:
     """The domain that holds one partition."""
-    values = {name: (getattr(partition, name),) for name in (*GRID, *SINGLE) if name != "heads_per_group"}
-    split = (partition.heads_per_group,) if partition.heads_per_group else None
-    return AttentionDomain(**values, heads_per_group=split)
+    return AttentionDomain(**{name: (getattr(partition, name),) for name in (*GRID, *SINGLE)})
 
 
 def expert_pin(placement: ExpertPlacement | None) -> ExpertDomain:

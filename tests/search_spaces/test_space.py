@@ -6,7 +6,7 @@ from itertools import islice, pairwise
 import pytest
 from hypothesis import given
 
-from search_spaces.attention import AttentionDomain, AttentionPartition
+from search_spaces.attention import AttentionDomain, AttentionPartition, kv_heads_of_groups
 from search_spaces.experts import ExpertDomain
 from search_spaces.large import node_counts
 from search_spaces.space import SearchSpace, StagePin
@@ -145,6 +145,27 @@ def test_an_even_split_has_one_form(domain: AttentionDomain, partition: Attentio
     found = [p for p in domain.partitions(small_sizes(), 2) if not p.heads_per_group]
     assert found.count(partition) == 1
     assert not any(p.heads_per_group == (2, 2) for p in domain.partitions(small_sizes(), 2))
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "groups", "split"),
+    [
+        (64, 8, 3, (24, 24, 16)),  # the even 22, 21, 21 reads four KV heads on the second GPU
+        (64, 8, 7, (16, 8, 8, 8, 8, 8, 8)),
+        (28, 4, 8, (4, 3) * 4),
+        (28, 4, 6, (4, 3, 4, 3, 7, 7)),
+    ],
+)
+def test_heads_are_also_split_with_kv_groups_left_whole(heads: int, kv_heads: int, groups: int, split: tuple[int, ...]):
+    sizes = replace(small_sizes(), heads=heads, kv_heads=kv_heads)
+    domain = AttentionDomain(dimension_segments=(1,), batch_parts=(1,), context_parts=(1,))
+    found = {p.heads_per_group for p in domain.partitions(sizes, groups)}
+    assert found == {(), split}
+    even = AttentionPartition(groups).heads(heads)
+    assert max(kv_heads_of_groups(split, heads, kv_heads)) <= max(kv_heads_of_groups(even, heads, kv_heads))
+    assert {p.heads_per_group for p in replace(domain, heads_per_group=((),)).partitions(sizes, groups)} == {()}
+    whole = replace(sizes, kv_heads=heads)
+    assert {p.heads_per_group for p in domain.partitions(whole, groups)} == {()}
 
 
 def test_choices_compare_by_value():

@@ -124,7 +124,4 @@ def _held(stage: StageChoice) -> ExpertDomain:
 
 def _grid(stage: StageChoice) -> AttentionDomain:
     """The attention domain that holds the grid of a stage."""
-    held = {field.name: (getattr(stage.attention, field.name),) for field in fields(AttentionPartition)}
-    if not stage.attention.heads_per_group:
-        del held["heads_per_group"]
-    return AttentionDomain(**held)
+    return AttentionDomain(**{field.name: (getattr(stage.attention, field.name),) for field in fields(AttentionPartition)})
