@@ -17,6 +17,7 @@ import numpy as np
 from planner.clusters import load_cluster, load_gpu
 from planner.costs import GroupShape, Roofline
 from planner.costs.collectives import Collectives
+from planner.units import dtype_bytes
 from tests.benchmarks.truth_rows import Rows, attention_rows, collective_rows, flops, gemm_rows, moe_rows, sound
 
 # Bytes a MoE kernel moves for each element of its tokens to route, gather, quantize, scatter and add them up. The models
@@ -47,14 +48,15 @@ def error(kind: str, operator: str, dtype: str, predicted: np.ndarray, measured:
 
 
 def gemm_errors(folder: Path, data: dict[str, Any] | None) -> Iterator[Error]:
-    """Matrix products: all, and those above 10 GFLOP; Vidur's apart."""
+    """Matrix products: all, and those above 1 and 10 GFLOP; Vidur's apart."""
     tables = [(key, "gemm", rows) for key, rows in sorted(gemm_rows(folder).items())]
     tables += [(key, "gemm of Vidur (not fitted)", rows) for key, rows in gemm_rows(folder, layers=True).items()]
     for (kind, dtype), name, rows in tables:
         found = Roofline(load_gpu(kind), data).get_time(rows["m"], rows["k"], rows["n"], 1, dtype)
-        big = flops(rows) > 1e10
         yield from error(kind, name, dtype, found, rows.seconds)
-        yield from error(kind, f"{name} > 10 GFLOP", dtype, found[big], rows.seconds[big])
+        for size in (1, 10):
+            big = flops(rows) > size * 1e9
+            yield from error(kind, f"{name} > {size} GFLOP", dtype, found[big], rows.seconds[big])
 
 
 def attention_price(kind: str, operator: str, dtype: str, cache: str, rows: Rows, data: dict[str, Any] | None) -> np.ndarray:
@@ -89,7 +91,7 @@ def attention_errors(folder: Path, data: dict[str, Any] | None) -> Iterator[Erro
 
 def dtype_size(dtype: str) -> float:
     """Bytes of an element of a cache."""
-    return {"bf16": 2.0, "fp8": 1.0}[dtype]
+    return dtype_bytes(dtype)
 
 
 def moe_price(roofline: Roofline, dtype: str, rows: Rows) -> np.ndarray:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-KINDS = {
-    "A100-SXM4-80GB": "a100-80gb",
-    "H100-SXM5-80GB": "h100",
-    "B200-SXM-180GB": "b200",
-    "L40S-48GB": "l40s",
-    "GB200-NVL72": "gb200",
-}
+from planner.clusters import load_gpu
+from planner.errors import InputError
+
 DTYPES = {
     "bfloat16": "bf16", "float16": "bf16", "fp16": "bf16", "fp8": "fp8", "nvfp4": "nvfp4", "w4a8_mxfp4_mxfp8": "mxfp4",
 }  # fmt: skip
+ATTENTION = ("context_attention", "context_mla", "generation_attention", "generation_mla")
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send_recv")
 L2_BYTES = {"l40s": 96e6}  # its GEMM table repeats one shape with warm operands; data sheet: 96 MB
 
 # What was left out of the fit and of the error tables, and why.
@@ -31,6 +29,17 @@ EXCLUSIONS = {
     "collectives": "rows marked suspect, TensorRT-LLM's own all-reduce, CollNet (needs a plug-in), forced Tree",
     "fp8_block, w4a16": "block-scaled fp8 GEMMs and weight-only MoE are not priced apart",
 }
+
+
+Pair = tuple[tuple[float, ...], float]
+
+
+def kind_of(gpu: str) -> str | None:
+    """The catalog's name of a GPU as sources write it; None for one that it lacks."""
+    try:
+        return load_gpu(gpu.removesuffix(" (not stated)")).name
+    except InputError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,17 @@ def gather(names: str, rows: Iterable[tuple[tuple[float, ...], float]]) -> Rows:
     return Rows(dict(zip(names.split(), table.T, strict=True)), np.array([np.median(v) for v in found.values()]))
 
 
+def timed(rows: Iterable[dict[str, str]], sizes: Callable[[dict[str, str]], tuple[float, ...]], column: str) -> Iterator[Pair]:
+    """(sizes, seconds) of rows whose microseconds stand in `column`; rows without numbers are left out."""
+    for row in rows:
+        try:
+            pair = sizes(row), float(row[column]) * 1e-6
+        except ValueError:
+            continue
+        if pair[1] > 0:
+            yield pair
+
+
 def read(path: Path, group: Callable[[dict[str, str]], tuple[str, ...] | None]) -> dict[tuple[str, ...], list[dict[str, str]]]:
     """The rows of a CSV by `group` (None: not used)."""
     found: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
@@ -72,19 +92,20 @@ def read(path: Path, group: Callable[[dict[str, str]], tuple[str, ...] | None]) 
 
 
 def gemm_rows(folder: Path, layers: bool = False) -> dict[tuple[str, str], Rows]:
-    """Measured products by (GPU kind, dtype): m, k, n. With `layers`, those of Vidur instead of aiconfigurator's tables.
+    """Measured products by (GPU kind, dtype): m, k, n. With `layers`, those of whole models' layers instead of tables.
 
-    Vidur timed the linear layers of whole models in steps of 1 us, overhead of the module included: not fitted to, so an
-    independent test of the A100's constants.
+    Tables are aiconfigurator's and others of bare products. Vidur timed the linear layers of whole models in steps of 1 us,
+    overhead of the module included: not fitted to, so an independent test of the A100's constants.
     """
 
     def group(row: dict[str, str]) -> tuple[str, ...] | None:
-        tabled = row["group"].startswith("aic-") != layers
-        return (KINDS[row["gpu"]], DTYPES[row["dtype"]]) if tabled and row["dtype"] in DTYPES and row["gpu"] in KINDS else None
+        tabled = row["group"].startswith("vidur") == layers
+        kind = kind_of(row["gpu"])
+        return (kind, DTYPES[row["dtype"]]) if tabled and row["dtype"] in DTYPES and kind is not None else None
 
     found = {}
     for (kind, dtype), rows in read(folder / "gemm.csv", group).items():
-        data = gather("m k n", (((float(r["m"]), float(r["k"]), float(r["n"])), float(r["time_us"]) * 1e-6) for r in rows))
+        data = gather("m k n", timed(rows, lambda r: (float(r["m"]), float(r["k"]), float(r["n"])), "time_us"))
         warm = (data["m"] * data["k"] + data["k"] * data["n"]) * 2.0 < L2_BYTES.get(kind, 0.0)
         found[kind, dtype] = data.where(~warm | (flops(data) > 1e10))
     return found
@@ -99,9 +120,10 @@ def attention_rows(folder: Path) -> dict[tuple[str, str, str, str], Rows]:
     """Measured attention by (GPU kind, operator, dtype, cache dtype): batch, heads, kv_heads, length."""
 
     def group(row: dict[str, str]) -> tuple[str, ...] | None:
-        if row["op"] == "moe" or row["gpu"] not in KINDS:
+        kind = kind_of(row["gpu"])
+        if row["op"] not in ATTENTION or kind is None or row["dtype"] not in DTYPES or row["kv_dtype"] not in DTYPES:
             return None
-        return KINDS[row["gpu"]], row["op"], DTYPES[row["dtype"]], DTYPES[row["kv_dtype"]]
+        return kind, row["op"], DTYPES[row["dtype"]], DTYPES[row["kv_dtype"]]
 
     def sizes(row: dict[str, str]) -> tuple[float, ...]:
         heads = float(row["num_heads"])
@@ -111,7 +133,7 @@ def attention_rows(folder: Path) -> dict[tuple[str, str, str, str], Rows]:
 
     found = {}
     for key, rows in read(folder / "kernels.csv", group).items():
-        found[key] = gather("batch heads kv_heads length", ((sizes(r), float(r["latency_us"]) * 1e-6) for r in rows))
+        found[key] = gather("batch heads kv_heads length", timed(rows, sizes, "latency_us"))
     return found
 
 
@@ -119,8 +141,9 @@ def moe_rows(folder: Path) -> dict[tuple[str, str, str], Rows]:
     """Measured MoE kernels by (GPU kind, dtype, distribution): tokens, hidden, inter (this GPU's), topk, experts, ep."""
 
     def group(row: dict[str, str]) -> tuple[str, ...] | None:
-        used = row["op"] == "moe" and row["gpu"] in KINDS and row["dtype"] in DTYPES
-        return (KINDS[row["gpu"]], DTYPES[row["dtype"]], row["distribution"]) if used else None
+        kind = kind_of(row["gpu"])
+        used = row["op"] == "moe" and kind is not None and row["dtype"] in DTYPES
+        return (kind, DTYPES[row["dtype"]], row["distribution"]) if used and kind is not None else None
 
     def sizes(row: dict[str, str]) -> tuple[float, ...]:
         inter = float(row["inter"]) / float(row["moe_tp"])
@@ -135,7 +158,7 @@ def moe_rows(folder: Path) -> dict[tuple[str, str, str], Rows]:
 
     found = {}
     for key, rows in read(folder / "kernels.csv", group).items():
-        found[key] = gather("tokens hidden inter topk experts ep", ((sizes(r), float(r["latency_us"]) * 1e-6) for r in rows))
+        found[key] = gather("tokens hidden inter topk experts ep", timed(rows, sizes, "latency_us"))
     return found
 
 
@@ -144,26 +167,25 @@ def collective_rows(folder: Path) -> dict[tuple[str, str, str], Rows]:
 
     def group(row: dict[str, str]) -> tuple[str, ...] | None:
         other = row["impl"].startswith(("TRT-LLM", "DeepEP")) or row["algo"] in ("CollNet (no SHARP)", "Tree")
-        kind = KINDS.get(row["gpu"].removesuffix(" (not stated)"))
-        if other or kind is None or row["status"] != "ok" or not row["time_us"] or not row["message_bytes"]:
+        kind = kind_of(row["gpu"])
+        if other or kind is None or row["status"] != "ok" or not row["message_bytes"] or row["op"] not in COLLECTIVES:
             return None
-        if row["n_nodes"] == "1" or kind == "gb200":
+        if row["n_nodes"] == "1" or load_gpu(kind).domain_size > 8:
             return None if row["dtype"] == "int8" else (kind, row["op"], "inside")
         return kind, row["op"], "network, EFA" if row["internode"].startswith("EFA") else "network"
 
     def sizes(row: dict[str, str]) -> tuple[float, ...]:
-        domains = 1.0 if "GB200" in row["gpu"] else float(row["n_nodes"])
+        domains = 1.0 if load_gpu(kind_of(row["gpu"]) or "h100").domain_size > 8 else float(row["n_nodes"])
         wire = 12.5e9 if "A100" in row["gpu"] else 50e9  # bytes/s for each GPU; the A100 nodes have 800 Gb/s for eight
         return float(row["n_gpus"]), domains, float(row["message_bytes"]), wire
 
     found = {}
     for key, rows in read(folder / "comm.csv", group).items():
         best: dict[tuple[float, ...], float] = {}
-        plain = [r for r in rows if not r["algo"]]
-        for r in (r for r in rows if r["algo"]):  # forced algorithms: NCCL itself would take the fastest
-            best[sizes(r)] = min(best.get(sizes(r), np.inf), float(r["time_us"]) * 1e-6)
-        pairs = [(sizes(r), float(r["time_us"]) * 1e-6) for r in plain] + list(best.items())
-        found[key] = gather("ranks domains bytes wire", pairs)
+        for size, seconds in timed((r for r in rows if r["algo"]), sizes, "time_us"):  # forced: NCCL would take the fastest
+            best[size] = min(best.get(size, np.inf), seconds)
+        plain = list(timed((r for r in rows if not r["algo"]), sizes, "time_us"))
+        found[key] = gather("ranks domains bytes wire", plain + list(best.items()))
     return found
 
 
