@@ -12,6 +12,15 @@ from dataclasses import dataclass, replace
 
 from planner.graph.context import RoleContext
 from planner.graph.ops import COLLECTIVES, Kind, Layout, Op, Role, Size, Store, Tensor
+from planner.graph.turned import (
+    elements,
+    gradient_of,
+    ring_sends,
+    ring_steps,
+    turned_attention,
+    turned_ring,
+    weight_gradient,
+)
 
 LINEAR = frozenset({"rope", "permute"})
 """Element-wise operators whose gradient needs nothing that went in."""
@@ -28,13 +37,15 @@ class Crossing:
     """How the gradient of tensor `output` becomes that of `source`, which collectives made it from.
 
     `ops` carry it, in order; the first reads the gradient by the name of `output`; none where it is there already. With
-    `again` the collective is repeated before the weight gradients, so that only its input is kept.
+    `again` the collective is repeated before the weight gradients, so that only its input is kept. `also` is another tensor
+    whose gradient comes the same way.
     """
 
     output: str
     source: str
     ops: tuple[Op, ...] = ()
     again: bool = False
+    also: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +57,21 @@ class Backward:
     saved: tuple[str, ...]
 
 
-def gradient_of(name: str) -> str:
-    """Name of the gradient that the backward operator of `name` writes; one tensor for all that the operator read."""
-    return f"{name}.grad"
+def backward(
+    ctx: RoleContext, role: Role, crossings: Sequence[Crossing], start: Sequence[Op] = (), scaled: bool = False
+) -> Backward:
+    """The backward pass of a role. `start` makes the first gradients where the role ends in a loss; else `dy` comes in.
 
-
-def backward(ctx: RoleContext, role: Role, crossings: Sequence[Crossing], start: Sequence[Op] = ()) -> Backward:
-    """The backward pass of a role. `start` makes the first gradients where the role ends in a loss; else `dy` comes in."""
-    return _Backward(ctx, role, {c.output: c for c in crossings}).build(start)
+    `scaled`: the weights of a token's experts scale what goes into them, so that their gradient is made there.
+    """
+    return _Backward(ctx, role, {c.output: c for c in crossings}, scaled).build(start)
 
 
 class _Backward:
     """Walks the operators of a role backwards, carrying the gradient of every tensor."""
 
-    def __init__(self, ctx: RoleContext, role: Role, crossings: Mapping[str, Crossing]) -> None:
-        self.ctx, self.role, self.crossings = ctx, role, crossings
+    def __init__(self, ctx: RoleContext, role: Role, crossings: Mapping[str, Crossing], scaled: bool) -> None:
+        self.ctx, self.role, self.crossings, self.scaled = ctx, role, crossings, scaled
         self.tensors = {op.output.name: op.output for op in reversed(role.ops)}
         if role.x is not None:
             self.tensors[role.x.name] = role.x
@@ -84,14 +95,16 @@ class _Backward:
             if crossing is not None:
                 crossed |= self._inside(crossing)
                 self._cross(crossing)
-            elif op.kind in COLLECTIVES - {Kind.SEND}:  # one that no training plan has: what it would have gathered is whole
+            elif op.attention is not None and len(ring := ring_steps(self.role)) > 1:
+                crossed |= {step.output.name for step in (*ring, *ring_sends(self.role))}
+                self._ring(op)
+            elif op.kind in COLLECTIVES:  # one that no training plan has: what it would have gathered is whole
                 for source in op.inputs:
                     self._add(source, tuple(self.found.pop(op.output.name, ())))
             else:
                 self._turn(op)
         self._close()
-        own = self.role.x
-        dy = None if own is None and start else replace(self._like_y(), name="dy")
+        dy = None if start else replace(self._like_y(), name="dy")
         repeated = [self._again(c) for c in self.crossings.values() if c.again]
         inputs = Role(f"{self.role.name}_backward", dy, tuple(self.inputs))
         weights = Role(f"{self.role.name}_weights", dy, (*(op for op in repeated if op), *self.weights))
@@ -121,7 +134,10 @@ class _Backward:
         for op in crossing.ops:
             inputs = tuple(n for name in op.inputs for n in (names if name == crossing.output else (name,)))
             self.inputs.append(replace(op, inputs=inputs))
-        self._add(crossing.source, (crossing.ops[-1].output.name,) if crossing.ops else names)
+        found = (crossing.ops[-1].output.name,) if crossing.ops else names
+        self._add(crossing.source, found)
+        if crossing.also:
+            self._add(crossing.also, found)
 
     def _turn(self, op: Op) -> None:
         """Turn one operator round."""
@@ -136,12 +152,6 @@ class _Backward:
             self._product(op, names)
         elif op.attention is not None:
             self._attention(op, names)
-        elif op.kind == Kind.SEND:
-            moved = 2.0 * op.output.bytes  # keys and values once more, and their gradients
-            output = replace(op.output, name=gradient_of(op.name))
-            self.inputs.append(replace(op, name=f"{op.name}_backward", inputs=names, output=output, bytes=moved))
-            for source in _real(op, self.made_from):
-                self._add(source, (output.name,))
         else:
             self._elementwise(op, names)
 
@@ -170,46 +180,63 @@ class _Backward:
     def _so_far(self, sources: Sequence[str]) -> Gradients:
         """What is known of the gradient of the one input: the next operator adds to it, so that collectives meet one sum."""
         own = self.role.x.name if self.role.x is not None else ""
-        return tuple(self.found.pop(sources[0], ())) if len(sources) == 1 and sources[0] != own else ()
+        alone = len(sources) == 1 or (self.scaled and sources[1:] == ["routes_all"])
+        return tuple(self.found.pop(sources[0], ())) if alone and sources[0] != own else ()
 
     def _weights(self, op: Op, names: Gradients, rows: Size) -> None:
-        shard = op.weights[0]
-        written = Tensor(f"{op.name}.weight_grad", shard.shape, self.ctx.gradient_dtype, store=Store.GRADIENT)
+        written = weight_gradient(op, self.ctx.gradient_dtype)
         self.weights.append(
-            replace(op, name=f"{op.name}_wgrad", inputs=(*op.inputs, *names), output=written, m=op.k, k=op.m, weights=(),
-                    rows=rows, grad_of=op.name)
+            replace(op, name=f"{op.name}_wgrad", inputs=(*op.inputs, *names, written.name), output=written, m=op.k, k=op.m,
+                    weights=(), rows=rows, grad_of=op.name)
         )  # fmt: skip
+
+    def _added(self, op: Op, gradient: str) -> None:
+        """Add the gradient of a weight that a backward kernel makes beside that of its input to the gradient buffer."""
+        if op.weights:
+            written = weight_gradient(op, self.ctx.gradient_dtype)
+            self.weights.append(
+                self.ctx.elementwise(f"{op.name}_wgrad", (gradient, written.name), written, passes=3.0, grad_of=op.name)
+            )
 
     def _attention(self, op: Op, names: Gradients) -> None:
         sources = [s for s in _real(op, self.made_from) if s not in STOPPED]
-        earlier = [s for s in sources if self.made_from[s].attention is not None]  # a ring's result so far: passed on
-        sources = [s for s in sources if s not in earlier]
-        output = Tensor(gradient_of(op.name), (_elements([self.tensors[s] for s in sources]),), op.output.dtype)
-        reads = (*sources, op.output.name, *names)
-        self.inputs.append(
-            replace(op, name=f"{op.name}_backward", kind=Kind.ATTENTION_BACKWARD, inputs=reads, output=output, weights=(),
-                    grad_of=op.name)
-        )  # fmt: skip
+        output = Tensor(gradient_of(op.name), (elements([self.tensors[s] for s in sources]),), op.output.dtype)
+        reads = (*sources, *(s for s in op.inputs if s == "picked"), op.output.name, *names)
+        self.inputs.append(turned_attention(op, reads, output))
+        self._added(op, output.name)
         for source in sources:
             self._add(source, (output.name,))
-        for source in earlier:
-            self._add(source, names)
+
+    def _ring(self, last: Op) -> None:
+        """All steps of ring attention: each is turned round with the whole result, keys and values come round again."""
+        names = tuple(self.found.pop(last.output.name, ()))
+        turn = turned_ring(self.ctx, self.role, self.tensors, names)
+        self.inputs += turn.ops
+        self._added(turn.first, gradient_of(turn.first.name))
+        for source, gradient in turn.gradients:
+            self._add(source, (gradient,))
 
     def _elementwise(self, op: Op, names: Gradients) -> None:
         """One kernel for the gradients of all inputs: it reads them and the gradient, and writes as much as it read."""
-        sources = [s for s in _real(op, self.made_from) if s not in STOPPED]
+        sources = self._sources(op)
         if not sources:
             if op.kind == Kind.LOOKUP:
-                written = Tensor(f"{op.name}.weight_grad", op.weights[0].shape, self.ctx.gradient_dtype, store=Store.GRADIENT)
+                written = weight_gradient(op, self.ctx.gradient_dtype)
                 self.weights.append(
-                    replace(op, name=f"{op.name}_wgrad", inputs=names, output=written, weights=(), grad_of=op.name)
-                )
+                    replace(op, name=f"{op.name}_wgrad", inputs=(*names, written.name), output=written, weights=(),
+                            grad_of=op.name)
+                )  # fmt: skip
             return
         like = self.tensors[sources[0]]
-        shape = like.shape if len(sources) == 1 else (_elements([self.tensors[s] for s in sources]),)
+        shape = like.shape if len(sources) == 1 else (elements([self.tensors[s] for s in sources]),)
+        if op.name.endswith("norm") and len(sources) == 1:  # of the tokens that it norms, which may be a part of its input's
+            shape = (op.output.shape[0], *like.shape[1:])
         output = Tensor(gradient_of(op.name), shape, like.dtype)
         if op.name in LINEAR:
-            reads, moved = names, op.bytes
+            own = (op.output.name,) if op.name == "permute" and self.scaled else ()
+            reads, moved = (*own, *names), op.bytes
+        elif op.name == "unpermute":
+            reads, moved = (*self._mixed(sources), *names), 2.0 * op.bytes - op.output.bytes
         elif op.name in KEPT_OUTPUTS:
             reads, moved = (op.output.name, *names), 2.0 * op.bytes - op.output.bytes
         else:
@@ -219,12 +246,29 @@ class _Backward:
         self.inputs.append(
             replace(op, name=f"{op.name}_backward", inputs=(*reads, *earlier), output=output, bytes=moved, grad_of=op.name)
         )
+        self._added(op, output.name)
         if output.name in self.crossings:
             self.found[output.name] = [output.name]
             self._cross(self.crossings[output.name])
             return
         for source in sources:
             self._add(source, (output.name,))
+
+    def _sources(self, op: Op) -> list[str]:
+        """What an element-wise operator passes a gradient to. The weights of a token's experts get theirs where they are used:
+        on what goes into the experts, on what comes out of them here, or on the way back to the token's GPU.
+        """
+        sources = [s for s in _real(op, self.made_from) if s not in STOPPED]
+        routes = [s for s in sources if s.startswith("routes")]
+        unused = (op.name == "permute" and not self.scaled) or (
+            op.name == "unpermute" and (self.scaled or "returned" in sources)
+        )
+        return [s for s in sources if s not in routes] if unused else sources
+
+    def _mixed(self, sources: Sequence[str]) -> list[str]:
+        """Of what is summed up for a token that which the gradient depends on: the parts of weighted sums and their gates."""
+        gated = "shared_gate" in sources
+        return [s for s in sources if s == "expert_partial" or (gated and s.startswith("shared"))]
 
     def _close(self) -> None:
         """The gradient of the role's input: the sum of what came past it and what went through it."""
@@ -233,8 +277,9 @@ class _Backward:
             return
         names = tuple(self.found.get(own.name, ()))
         dx = replace(own, name="dx", layout=Layout.REPLICATED, store=Store.ACTIVATION)
+        several = len(names) > 1
         self.inputs.append(
-            self.ctx.elementwise("accumulate", names, dx, passes=float(len(names) + 1) if len(names) > 1 else 0.0)
+            self.ctx.elementwise("accumulate", names, dx, passes=len(names) + 1.0 if several else 0.0, exists=int(several))
         )
 
     def _again(self, crossing: Crossing) -> Op | None:
@@ -249,8 +294,9 @@ class _Backward:
 
     def _saved(self) -> tuple[str, ...]:
         again = {c.output: c.source for c in self.crossings.values() if c.again}
-        read = dict.fromkeys(again.get(n, n) for op in (*self.inputs, *self.weights) for n in op.inputs if n in self.tensors)
-        return tuple(read)
+        made = {op.output.name for op in self.inputs}
+        named = (n for op in (*self.inputs, *self.weights) for n in op.inputs if n in self.tensors and n not in made)
+        return tuple(dict.fromkeys(again.get(n, n) for n in named))
 
 
 def _real(op: Op, made_from: Mapping[str, Op]) -> list[str]:
@@ -269,14 +315,3 @@ def _operand_products(op: Op) -> Iterator[tuple[Size, Size, Size]]:
     """(m, k, n) of the gradient of the left operand, then of the right one."""
     yield op.m, op.n, op.k
     yield op.k, op.m, op.n
-
-
-def _elements(tensors: Sequence[Tensor]) -> Size:
-    """Elements of several tensors in all."""
-    whole: Size = 0
-    for tensor in tensors:
-        product: Size = 1
-        for size in tensor.shape:
-            product = product * size
-        whole = whole + product
-    return whole

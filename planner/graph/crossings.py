@@ -10,11 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from planner.graph.backward import Crossing, gradient_of
+from planner.graph.backward import Crossing
 from planner.graph.context import RoleContext
 from planner.graph.layouts import gather_tokens, sum_partials
 from planner.graph.ops import Kind, Layout, Role, Tensor
 from planner.graph.rows import FfnRows, Ints, MoeRows
+from planner.graph.turned import gradient_of
 
 
 def attention_crossings(role: Role) -> tuple[Crossing, ...]:
@@ -51,10 +52,15 @@ def local_crossings(ctx: RoleContext, role: Role, rows: MoeRows) -> tuple[Crossi
     )
 
 
-def dispatch_crossings(ctx: RoleContext, role: Role, rows: MoeRows) -> tuple[Crossing, ...]:
-    """Of a mixture whose tokens travel: gradients travel the same ways, and return to the residual stream's split."""
+def dispatch_crossings(ctx: RoleContext, role: Role, rows: MoeRows, scaled: bool = False) -> tuple[Crossing, ...]:
+    """Of a mixture whose tokens travel: gradients travel the same ways, and return to the residual stream's split.
+
+    Unless they scale what goes into the experts (`scaled`), the weights of a token's experts get their gradient where its
+    gradient meets what the experts made of it: before it travels back.
+    """
     ops = {op.name: op for op in role.ops}
     sent, back = ops["dispatch"], ops["combine"]
+    weighed = ("expert_partial",) if not scaled else ()
     back_grad = replace(_tensor(role, "expert_partial"), name=gradient_of("combine"), layout=Layout.REPLICATED)
     sent_grad = replace(_tensor(role, "xn"), name=gradient_of("dispatch"))
     whole = replace(_tensor(role, "x"), name="x_slices")
@@ -63,9 +69,16 @@ def dispatch_crossings(ctx: RoleContext, role: Role, rows: MoeRows) -> tuple[Cro
     return (
         Crossing("f", "fs"),  # the gradient is complete wherever the token is: each GPU takes its slice
         Crossing(
-            "returned", "expert_partial", (replace(back, name="combine_backward", inputs=("returned",), output=back_grad),)
+            "returned",
+            "expert_partial",
+            (replace(back, name="combine_backward", inputs=("returned", *weighed), output=back_grad),),
         ),
-        Crossing("arrived", "xn", (replace(sent, name="dispatch_backward", inputs=("arrived",), output=sent_grad),)),
+        Crossing(
+            "arrived",
+            "xn",
+            (replace(sent, name="dispatch_backward", inputs=("arrived",), output=sent_grad),),
+            also="routes",
+        ),
         Crossing(norm, "x", (gather,)),
     )
 

@@ -56,8 +56,9 @@ def trained_mlp(ctx: RoleContext, layer: Layer, rows: FfnRows) -> Trained:
 def trained_moe(ctx: RoleContext, layer: Layer, rows: MoeRows, dispatched: bool) -> Trained:
     """A mixture of experts: tokens that travel, or local experts on all tokens."""
     role = (dispatch_role if dispatched else local_role)(ctx, layer, rows)
-    crossings = (dispatch_crossings if dispatched else local_crossings)(ctx, role, rows)
-    return _trained(ctx, role, crossings)
+    scaled = layer.ffn.scale_input
+    crossings = dispatch_crossings(ctx, role, rows, scaled) if dispatched else local_crossings(ctx, role, rows)
+    return _trained(ctx, role, crossings, scaled)
 
 
 def trained_embedding(ctx: RoleContext, rows: FfnRows) -> Trained:
@@ -78,9 +79,9 @@ def trained_head(ctx: RoleContext, rows: FfnRows) -> Trained:
     return Trained(loss_role(ctx, head, rows), backward(ctx, head, crossings, (loss_gradient(head),)))
 
 
-def _trained(ctx: RoleContext, role: Role, crossings: Sequence[Crossing]) -> Trained:
+def _trained(ctx: RoleContext, role: Role, crossings: Sequence[Crossing], scaled: bool = False) -> Trained:
     role = replace(role, ops=tuple(_narrowed(ctx, op) for op in role.ops))
-    return Trained(role, backward(ctx, role, crossings))
+    return Trained(role, backward(ctx, role, crossings, scaled=scaled))
 
 
 def _narrowed(ctx: RoleContext, op: Op) -> Op:
