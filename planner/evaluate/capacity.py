@@ -18,7 +18,8 @@ def stage_table(env: Setting, sizes: Sizes, stage: StageChoice, sequences: int) 
     ffn = FfnOption(stage.mlp_ways, None if stage.separate else stage.experts)
     places, split = stage.attention_ranks, token_split(sizes, stage.attention)
     kind = env.cluster.device_kinds[places[0]]
-    return price_blocks(env, [Block(kind, (places,), (sequences,), (stage.attention,), (ffn,), (split,))])[0]
+    block = Block(kind, (places,), (sequences,), (stage.attention,), (ffn,), (split,))
+    return env.once("stage tables", block, lambda: price_blocks(env, [block])[0])
 
 
 def stage_total(env: Setting, sizes: Sizes, choice: Choice, index: int) -> tuple[float, float]:

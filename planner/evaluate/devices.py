@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,15 @@ class _Side:
 
 def stage_devices(env: Setting, sizes: Sizes, choice: Choice, index: int) -> tuple[DeviceBill, ...]:
     """Every GPU of one stage (of the first replica)."""
-    stage, build = choice.stages[index], StageRoles(env, sizes, choice, index)
+    build = StageRoles(env, sizes, choice, index)
+    key = (build.stage, build.first, build.last, build.kinds, build.sequences)
+    sides = env.once("GPUs of a stage", key, partial(_sides, env, build))
+    return tuple(bill for at, side in enumerate(sides) for bill in _bills(env, choice, index, side, at == 1, build))
+
+
+def _sides(env: Setting, build: StageRoles) -> list[_Side]:
+    """Totals of the attention GPUs of a stage, and of its expert GPUs where those are apart."""
+    stage = build.stage
     sides = [_side(stage.attention_devices)]
     for role, count in build.near():
         _add(env, sides[0], role, count)
@@ -70,7 +79,7 @@ def stage_devices(env: Setting, sizes: Sizes, choice: Choice, index: int) -> tup
         sides.append(_side(stage.expert_devices))
         for role, count in build.far():
             _add(env, sides[1], role, count)
-    return tuple(bill for at, side in enumerate(sides) for bill in _bills(env, choice, index, side, at == 1, build))
+    return sides
 
 
 def _side(devices: tuple[int, ...]) -> _Side:
@@ -129,8 +138,8 @@ class StageRoles:
         self.env, self.stage = env, choice.stages[index]
         self.first, self.last = index == 0, index == len(choice.stages) - 1
         start = sum(stage.layers for stage in choice.stages[:index])
-        kinds = env.kind_of_layer[start : start + self.stage.layers]
-        self.layers = [(env.kinds[kind], kinds.count(kind)) for kind in dict.fromkeys(kinds)]
+        self.kinds = env.kind_of_layer[start : start + self.stage.layers]
+        self.layers = [(env.kinds[kind], self.kinds.count(kind)) for kind in dict.fromkeys(self.kinds)]
         self.sequences = sizes.batch // choice.replicas // choice.micro_batches
         self.tokens = self.sequences * env.query_length
         self.shards = residual_shards(sizes, self.stage.attention)

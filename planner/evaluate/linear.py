@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from planner.evaluate.pipeline import (
     TOKEN_ID_BYTES,
@@ -35,7 +36,8 @@ def linear_path(env: Setting, sizes: Sizes, choice: Choice) -> CriticalPath:
     sequences = sizes.batch // choice.replicas // choice.micro_batches
     stages, start = [], 0
     for index, stage in enumerate(choice.stages):
-        stages.append(stage_machine(env, sizes, choice, index, start, sequences))
+        key = (stage, index, index == len(choice.stages) - 1, start, sequences)
+        stages.append(env.once("machines", key, partial(stage_machine, env, sizes, choice, index, start, sequences)))
         start += stage.layers
     sends = _sends(env, choice, sequences)
     decode = env.workload.phase == "decode"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from planner.cluster import Cluster
 from planner.costs.pricer import Pricer
@@ -14,6 +14,8 @@ from planner.graph.context import RoleContext
 from planner.graph.experts import layer_loads
 from planner.model import Layer, ModelSpec
 from planner.workload import Workload
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,14 @@ class Setting:
     def room(self, key: Hashable) -> dict[Any, Any]:
         """A place to keep what depends on the model, the cluster, the workload but for its batch, and the key."""
         return {} if self.rooms is None else self.rooms.room(key)
+
+    def once(self, name: str, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What `make` gives for a key, made once for all problems that share a room; the batch may not enter into it."""
+        kept = self.room(name)
+        if key not in kept:
+            kept[key] = make()
+        found: Made = kept[key]
+        return found
 
     @property
     def query_length(self) -> int:

@@ -55,14 +55,14 @@ def _after(table: PipelineTable) -> Array:
     """Least chain that follows a stage of width index w ending at a layer and rank [layers + 1, ranks + 1, D]."""
     layers, ranks, widths = table.layers, table.ranks, table.widths
     found = np.full((layers + 1, ranks + 1, len(widths)), np.inf)
+    tail = np.full((layers + 1, ranks, len(widths)), np.inf)  # the same by the rank where that stage begins
     found[layers] = table.feedback
-    for stop in range(layers - 1, 0, -1):
-        best = np.full((ranks, len(widths)), np.inf)
-        for later in range(stop + 1, layers + 1):
-            for w, width in enumerate(widths):
-                tail = table.stage[later][stop, : ranks + 1 - width, w] + found[later, width:, w]
-                best[: ranks + 1 - width, w] = np.minimum(best[: ranks + 1 - width, w], tail)
-        found[stop, :ranks] = (table.send + best[:, None, :]).min(axis=2)
+    for stop in range(layers, 0, -1):
+        if stop < layers:
+            best = (np.stack([later[stop] for later in table.stage[stop + 1 :]]) + tail[stop + 1 :]).min(axis=0)
+            found[stop, :ranks] = (table.send + best[:, None, :]).min(axis=2)
+        for w, width in enumerate(widths):
+            tail[stop, : ranks + 1 - width, w] = found[stop, width:, w]
     return found
 
 

@@ -70,7 +70,7 @@ class PipelineTable:
     @cached_property
     def times(self) -> Array:
         """Every different time that a stage, a send or the tokens' way back may take, ascending."""
-        parts = [*(stage.ravel() for stage in self.stage), self.send.ravel(), self.feedback.ravel()]
+        parts = [self.arrays.seconds.ravel(), self.send.ravel(), self.feedback.ravel()]
         found = np.unique(np.concatenate(parts))
         return found[np.isfinite(found)]
 

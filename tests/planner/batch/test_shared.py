@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from planner.evaluate import devices
 from planner.evaluate.shared import Shared, sharing
 from planner.problem import load_problem
 from planner.search import search
 from planner.store import run_files
 from tests.planner.batch.stores import tiny_sweep
 
+OBJECTIVES = ("latency", "cost", "throughput")
 MOE = {**tiny_sweep()["model"], "name": "tiny-moe", "layers": 2, "ffn": {"kind": "moe", "hidden": 64, "experts": 4, "top_k": 2}}
 
 
@@ -30,6 +32,15 @@ def test_an_answer_does_not_depend_on_what_came_before(phase, model):
         with sharing(Shared()):
             together = [run_files(search(one, objective=objective, details=False)) for one, objective in asked[::order]]
         assert together[::order] == alone
+
+
+def test_a_stage_is_priced_once_for_all_problems_that_have_it(monkeypatch):
+    priced = []
+    monkeypatch.setattr(devices, "_sides", lambda env, build, real=devices._sides: priced.append(build) or real(env, build))
+    with sharing(Shared()):
+        found = [search(problem(batch), objective=objective, details=False) for batch in (4, 8, 4) for objective in OBJECTIVES]
+    stages = [(stage, r.problem.workload.batch // r.choice.micro_batches) for r in found for stage in r.choice.stages]
+    assert len(priced) == len(set(stages)) < len(stages)
 
 
 def test_another_family_starts_afresh():
