@@ -124,8 +124,14 @@ def _inline(name: str, path: str) -> object:
     if name == "model":
         model = load_model(path)
         mapping = model_mapping(model)
-        return path if mapping is None else {**mapping, "source": "/".join(Path(model.source).parts[-2:])}
+        return path if mapping is None else {**mapping, "source": _told(Path(model.source))}
     if name == "cluster":
         return as_mapping(path)
     mapping = read_yaml(expanded(path))
     return mapping.get("space", "full") if name == "space" else mapping
+
+
+def _told(path: Path) -> str:
+    """The part of a path that names its file wherever it lies; a `config.json` is named by its folder."""
+    place = path.resolve()
+    return "/".join(place.parts[-2:]) if place.name == "config.json" else place.name

@@ -143,7 +143,7 @@ def _file(path: Path, above: tuple[Path, ...], read: list[int]) -> Iterator[Bloc
     own += [_named(entry, common) for entry in _problems(fields)]
     axes = read_axes(fields.maybe_mapping("sweep"), fields.mappings("zip"), str(path))
     anything = own or axes or set(common.values) & set(PARTS)
-    bases = tuple(own) or (common,)
+    bases = tuple(own) or (common if axes else replace(common, name=_name(fields.values, path)),)
     known = sorted({path for base in bases for path in base.values} | {path for axis in axes for path in axis.paths})
     rules = read_rules(fields.mappings("exclude"), known, str(path))
     if anything:

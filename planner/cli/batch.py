@@ -25,6 +25,7 @@ RESULTS_SCHEMA = "planner.runs/1"
 SOME_FAILED = 4
 FIRST = 10
 BAR = 30
+LONGEST = 270
 
 
 class EngineName(StrEnum):
@@ -240,7 +241,7 @@ class _Told:
         self.next_at = self.start = time.monotonic()
         self.solved = self.total = 0
         self.best: dict[str, tuple[float, str]] = {}
-        self.first_failures: list[tuple[str, str, str]] = []
+        self.failures: dict[tuple[str, str], list[str]] = {}
         self.shown = False
 
     def __call__(self, event: Event) -> None:
@@ -253,8 +254,8 @@ class _Told:
         elif event["event"] == "run":
             self.solved += not event["reused"]
             self._best(event)
-            if event["error"] and event["status"] != "infeasible" and len(self.first_failures) < FIRST:
-                self.first_failures.append((event["label"], event["status"], event["error"]))
+            if event["error"] and event["status"] != "infeasible":
+                self.failures.setdefault((event["status"], event["error"]), []).append(event["label"])
             if self.terminal and time.monotonic() >= self.next_at:
                 self._show(event)
 
@@ -302,10 +303,19 @@ class _Told:
             "store": str(self.root),
         }
         say(fields(rows))
-        if self.first_failures:
+        if self.failures:
             say("")
-            say(table(["problem", "failed", "because"], self.first_failures, [50, None, 90]))
-            say(f'\nall of them: planner results {self.root} --where "error is not null"')
+            say(table(["failed", "because", "problems", "first"], self._failures(), [None, 90, None, 50]))
+            say(f'\nall of them: planner results {self.root} --where "status in ({", ".join(tally.failed)})"')
+
+    def _failures(self) -> list[tuple[str, str, int, str]]:
+        """Why problems failed, the commonest reason first: status, message, how many, and the first of them."""
+        reasons = sorted(self.failures.items(), key=lambda item: -len(item[1]))[:FIRST]
+        return [(status, _cut(error), len(labels), labels[0]) for (status, error), labels in reasons]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 def _clock(seconds: float) -> str:

@@ -321,6 +321,16 @@ def test_quiet_in_a_pipe_and_a_table_at_the_end(sweep, tmp_path):
     done = planner("batch", sweep, "--out", tmp_path, "--engine", "serial")
     assert done.returncode == 4 and done.stderr == ""
     assert "7: 6 done (2 infeasible), 1 failed" in done.stdout and "gpt-17" in done.stdout
+    hint = done.stdout.splitlines()[-1].partition("--where ")[2].strip('"')
+    asked = planner("results", tmp_path, "--where", hint, "--json")
+    assert [row["status"] for row in json.loads(asked.stdout)["rows"]] == ["bad_input"]
+
+
+def test_equal_failures_are_told_once(tmp_path):
+    sweep = write_sweep(tmp_path, tiny_sweep(range(1, 40), (16,), model="gpt-17"))
+    done = planner("batch", sweep, "--out", tmp_path / "store", "--engine", "serial")
+    assert done.returncode == 4 and done.stdout.count("gpt-17") == 1 and len(done.stdout.splitlines()) < 16
+    assert "39" in done.stdout.split("bad_input")[1]
 
 
 def test_an_interrupt_keeps_what_is_finished(tmp_path):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from planner.batch.points import load_point, spec_of
 from planner.batch.sweep import MOST_PROBLEMS, read_sweep, read_table
+from planner.batch.work import ask
 from planner.errors import InputError
 from tests.planner.batch.stores import TINY, planner, tiny_sweep, write_sweep
 
@@ -80,6 +82,13 @@ def test_named_problems_and_their_own_fields(tmp_path):
     assert (problem.cluster.size, problem.workload.batch, options.seed) == (2, 2, 3)
 
 
+def test_a_sweep_of_one_problem_lends_it_its_name(tmp_path):
+    alone = {"problem": "helix", "name": "mine"}
+    write_sweep(tmp_path, alone, "inner.yaml")
+    assert labels(tmp_path, **alone) == ["mine"]
+    assert labels(tmp_path, include=["inner.yaml"], problem="helix", sweep={"objective": ["cost"]}) == ["mine", "cost"]
+
+
 def test_included_sweeps_and_problem_files(tmp_path):
     (tmp_path / "deep").mkdir()
     write_sweep(tmp_path / "deep", {**tiny_sweep((1,), (16,)), "name": "inner"}, "inner.yaml")
@@ -107,6 +116,20 @@ def test_a_file_is_carried_along(tmp_path):
     (tmp_path / "pool.yaml").unlink()
     problem, _ = load_point(spec)
     assert (problem.model.name, problem.cluster.size) == ("tiny", 2)
+
+
+def test_a_problem_is_the_same_however_its_file_is_written(tmp_path, monkeypatch):
+    """A path may be absolute or not, and the folder may move: that is not another problem."""
+    keys = set()
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        write_sweep(folder, TINY, "model.yaml")
+        path = write_sweep(folder, tiny_sweep((1,), (16,)) | {"model": "model.yaml"})
+        monkeypatch.chdir(folder)
+        for one in (path, Path(path.name), Path("..") / folder.name / path.name):
+            (point,) = read_sweep(one).points()
+            keys.add(ask(spec_of(point))[0].key)
+    assert len(keys) == 1
 
 
 @pytest.mark.parametrize(
