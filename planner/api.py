@@ -84,7 +84,7 @@ def choose(plan: PlanRef | Chosen, *, sets: Sequence[str] = ()) -> Chosen:
     """
     if isinstance(plan, Chosen):
         return plan
-    return _complete(*_found(plan, sets))
+    return _complete(*named_space(plan, sets))
 
 
 def _complete(problem: Problem, space: SearchSpace, name: str) -> Chosen:
@@ -99,7 +99,7 @@ def _complete(problem: Problem, space: SearchSpace, name: str) -> Chosen:
     return Chosen(problem, env, name, choice, completed=True)
 
 
-def _found(plan: PlanRef, sets: Sequence[str]) -> tuple[Problem, SearchSpace, str]:
+def named_space(plan: PlanRef, sets: Sequence[str] = ()) -> tuple[Problem, SearchSpace, str]:
     """A plan as a space; a problem in the place of a plan is the plan with everything open, so its best plan."""
     if str(plan) in library_names() or _is_problem_file(plan):
         problem = load_problem(plan, sets=sets)

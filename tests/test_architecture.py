@@ -38,6 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "planner/certify/",
         "planner/insight/",
         "planner/inspect/",
+        "planner/profile/",
         "planner/report/",
         "planner/export/",
         "planner/store.py",
@@ -52,6 +53,7 @@ DOORS = {  # a third-party package and the only rooms that may import it
     "tabulate": {"planner.report", "planner.cli"},
     "networkx": {"planner.graph", "planner.export", "planner.check"},
     "pygraphviz": {"planner.export"},
+    "torch": {"planner.profile", "planner.check"},
 }
 NOT_IN_SEARCH = {"networkx", "pygraphviz"}  # slow to load, and of no use to a search
 RUNS_ITS_INPUT = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}

@@ -16,6 +16,7 @@ from planner.cli.inspection import inspect
 from planner.cli.output import close_quietly, say, warn
 from planner.cli.pareto import pareto
 from planner.cli.plans import dag, evaluate, validate
+from planner.cli.profile import profile
 from planner.cli.search import search
 from planner.cli.verify import verify
 from planner.errors import PlannerError, shown
@@ -41,6 +42,7 @@ app.command("dag")(dag)
 app.command("inspect")(inspect)
 app.command("batch")(batch)
 app.command("results")(results)
+app.command("profile")(profile)
 app.command("list")(list_)
 app.command("show")(show)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -66,48 +66,76 @@ class Measurements:
     collectives: Mapping[str, Sample] = field(default_factory=dict)
 
 
+Line = tuple[str, object, tuple[int, ...]]
+"""The operator of a row, what separates it from others of its kind (dtype, class, operation), and its sizes."""
+
+
 @lru_cache(maxsize=8)
 def read_measurements(text: str, name: str) -> Measurements:
     """The measurements in a CSV; `InputError` names the line of `name` and the column that are wrong."""
-    lines = csv.reader(text.splitlines())
-    header = [cell.strip().lower() for cell in next(lines, [])]
-    time = _check_header(header, name)
+    header, lines = _lines(text, name)
+    times = [column for column in header if column in TIMES]
+    if len(times) != 1:
+        raise InputError("header", ",".join(header), "one of the columns seconds,time_ms,time_us", f"{name}:1")
     found: dict[tuple[str, object], list[tuple[tuple[int, ...], float]]] = {}
-    for number, cells in enumerate(lines, start=2):
+    for source, row in lines:
+        operator, key, sizes = _read_row(row, source)
+        found.setdefault((operator, key), []).append((sizes, _seconds(row, times[0], source)))
+    if not found:
+        raise InputError("rows", 0, "at least one measured row", name)
+    return _measurements(found)
+
+
+def read_shapes(text: str, name: str) -> list[Line]:
+    """What is to be measured: the rows of such a CSV, with or without their times."""
+    found = [_read_row(row, source) for source, row in _lines(text, name)[1]]
+    if not found:
+        raise InputError("rows", 0, "at least one row", name)
+    return found
+
+
+def _lines(text: str, name: str) -> tuple[list[str], Iterator[tuple[str, dict[str, str]]]]:
+    """The header, and the rows with their places; blank lines are left out."""
+    lines = csv.reader(text.splitlines())
+    header = [cell.strip().lower() for cell in next(_readable(lines, name), [])]
+    _check_header(header, name)
+    return header, _cells(lines, header, name)
+
+
+def _cells(lines: Iterable[list[str]], header: Sequence[str], name: str) -> Iterator[tuple[str, dict[str, str]]]:
+    for number, cells in enumerate(_readable(lines, name), start=2):
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(header):
             raise InputError("row", ",".join(cells), f"{len(header)} cells", f"{name}:{number}")
         if number > MOST_ROWS + 1:
             raise InputError("rows", number, f"at most {MOST_ROWS:,} rows", name)
-        row = {column: cell.strip() for column, cell in zip(header, cells, strict=True)}
-        operator, key, sizes = _read_row(row, f"{name}:{number}")
-        found.setdefault((operator, key), []).append((sizes, _seconds(row, time, f"{name}:{number}")))
-    if not found:
-        raise InputError("rows", 0, "at least one measured row", name)
-    return _measurements(found)
+        yield f"{name}:{number}", {column: cell.strip() for column, cell in zip(header, cells, strict=True)}
 
 
-def _check_header(header: Sequence[str], name: str) -> str:
-    """The column of times; refuses a header that is no table's."""
+def _readable(lines: Iterable[list[str]], name: str) -> Iterator[list[str]]:
+    """The lines; `InputError` where the reader of CSV gives up, as at a cell of a hundred thousand characters."""
+    try:
+        yield from lines
+    except csv.Error as error:
+        raise InputError("text", str(error), "well-formed CSV", name) from None
+
+
+def _check_header(header: Sequence[str], name: str) -> None:
+    """Refuses a header that is no table's."""
     source = f"{name}:1"
     for column in header:
         if column not in (*COLUMNS, *NOTES):
             raise unknown_name("column", column, COLUMNS, source)
-    times = [column for column in header if column in TIMES]
-    if len(times) != 1 or len(set(header)) != len(header):
-        raise InputError(
-            "header", ",".join(header), "columns with a size each, and one of seconds,time_ms,time_us, once", source
-        )
     given = {operator: set(sizes) - set(USUAL) <= set(header) for operator, sizes in SIZES.items()}
-    if not any(given.values()) or ("op" not in header and not (given[PRODUCT] and "dtype" in header)):
+    known = any(given.values()) if "op" in header else given[PRODUCT] and "dtype" in header
+    if not known or len(set(header)) != len(header):
         allowed = "m,k,n,dtype for products; with op: " + "; ".join((",".join(ATTENTION_SIZES), ",".join(COLLECTIVE_SIZES)))
-        raise InputError("header", ",".join(header), allowed, source)
-    return times[0]
+        raise InputError("header", ",".join(header), f"every column once: {allowed}", source)
 
 
-def _read_row(row: Mapping[str, str], source: str) -> tuple[str, object, tuple[int, ...]]:
-    """The operator of a line, what separates it from others of its kind, and its sizes."""
+def _read_row(row: Mapping[str, str], source: str) -> Line:
+    """One line."""
     operator = row.get("op", "").lower() or PRODUCT
     if operator not in SIZES:
         raise unknown_name("op", operator, SIZES, source)
