@@ -221,8 +221,7 @@ class Batch:
     def _count(self, label: str, key: str, row: dict[str, Any], reused: bool) -> None:
         self.tally.count(label, row, reused)
         told = {name: row.get(name) for name in ("status", "objective", "value", "error")}
-        self._tell("run", key=key, label=label, **told, reused=reused, done=self.tally.done, failed=self.tally.failures,
-                   left=self.tally.left)  # fmt: skip
+        self._tell("run", key=key, label=label, **told, reused=reused, **self.tally.progress())
 
     def _tell(self, name: str, **values: object) -> None:
         event: Event = {"event": name, **values}

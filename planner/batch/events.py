@@ -65,6 +65,15 @@ class Tally:
             if better:
                 self.best[objective] = (float(value), label)
 
+    def progress(self) -> Event:
+        """Where the batch stands, for an event: counts, problems a second, seconds left, the best value of each objective."""
+        left_s = self.left_s
+        return {
+            "done": self.done, "failed": self.failures, "left": self.left, "rate": round(self.rate, 3),
+            "left_s": None if left_s is None else round(left_s, 1),
+            "best": {name: value for name, (value, _) in sorted(self.best.items())},
+        }  # fmt: skip
+
     def to_dict(self) -> Event:
         """As JSON-ready data, without rates and times."""
         return {

@@ -269,12 +269,11 @@ class _Told:
     def _show(self, event: Event) -> None:
         from planner.report.show import objective_value
 
-        seconds = time.monotonic() - self.start
-        self.next_at, rate = time.monotonic() + 0.2, self.solved / max(seconds, 1e-3)
+        self.next_at = time.monotonic() + 0.2
         bar = "#" * round(BAR * (1 - event["left"] / max(1, self.total)))
         text = f"[{bar:<{BAR}}] {event['done']:,} done, {event['failed']:,} failed, {event['left']:,} left"
-        if rate > 0:
-            text += f", {rate:.1f}/s, {_clock(event['left'] / rate)} left"
+        if event["left_s"] is not None:
+            text += f", {event['rate']:.1f}/s, {_clock(event['left_s'])} left"
         for name, (value, label) in sorted(self.best.items()):
             text += f"; best {name} {objective_value(name, value)} ({label})"
         width = max(20, (os.get_terminal_size(sys.stderr.fileno()).columns or 100) - 1)

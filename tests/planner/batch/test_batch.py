@@ -306,6 +306,9 @@ def test_json_events_and_exit_code(sweep, tmp_path):
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [event["event"] for event in events] == ["start", *["run"] * 7, "end"]
     assert events[-1]["failures"] == {"bad_input": 1} and events[-1]["left"] == 0
+    runs = events[1:-1]
+    assert [event["left"] for event in runs] == [6, 5, 4, 3, 2, 1, 0] and runs[-1]["left_s"] == 0
+    assert all(event["rate"] > 0 for event in runs) and runs[-1]["best"]["latency"] == events[-1]["best"]["latency"]["value"]
     (failed,) = [event for event in events if event["event"] == "run" and event["status"] == "bad_input"]
     assert "gpt-17" in failed["error"] and failed["label"].startswith("no such model")
 
