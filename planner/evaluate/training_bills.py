@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.costs.pricer import Sites, live_peak
+from planner.costs.pricer import Sites, live_peak, longest_path
+from planner.costs.training import CLASSES, class_of
 from planner.evaluate.setting import Setting
 from planner.graph.ops import Op, Role, Store, Tensor
 from planner.graph.trained import Trained
@@ -23,7 +24,9 @@ keeps no scores and computes them again by itself."""
 class PassRows:
     """Per row [rows]: seconds of the forward pass, of the gradients of inputs and of weights, of the attention core; bytes kept
     for the backward pass, those of them that the core can make again, those of the role's input; most bytes that live for
-    a moment in the backward pass, those of logits among them; FLOPs of all three passes.
+    a moment in the backward pass, those of logits among them; FLOPs of all three passes. `spent` [rows, pass, class]: GPU
+    seconds of each pass (forward, inputs, weights, the core) by the classes of `planner/costs/training.py`, and last how
+    many operators the host issues.
     """
 
     forward_s: Array
@@ -36,19 +39,26 @@ class PassRows:
     transient_bytes: Array
     logits_bytes: Array
     flops: Array
+    spent: Array = field(kw_only=True)
 
     def at(self, rows: NDArray[np.int64]) -> PassRows:
         """Some of the rows."""
-        return PassRows(*(getattr(self, f.name)[rows] for f in fields(self)))
+        return PassRows(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 
 def pass_rows(env: Setting, sites: Sites, trained: Trained) -> PassRows:
     """The bill of a role's passes on every row."""
     forward, inputs, weights = trained.forward, trained.backward.inputs, trained.backward.weights
     rows = sites.index.shape
-    seconds = [env.pricer.bill(role, sites).seconds for role in (forward, inputs, weights)]
+    durations = [
+        [np.broadcast_to(env.pricer.seconds(op, sites), rows) for op in role.ops] for role in (forward, inputs, weights)
+    ]
+    seconds = [longest_path(role, own) for role, own in zip((forward, inputs, weights), durations, strict=True)]
     core = [op for op in forward.ops if op.name in CORE]
-    core_s = sum((np.broadcast_to(env.pricer.seconds(op, sites), rows) for op in core), np.zeros(rows))
+    spent = [by_class(role.ops, own, rows) for role, own in zip((forward, inputs, weights), durations, strict=True)]
+    own_core = [s for op, s in zip(forward.ops, durations[0], strict=True) if op.name in CORE]
+    core_s = sum(own_core, np.zeros(rows))
+    spent.append(by_class(core, own_core, rows))
     again = {op.output.name for op in core if op.name != "attention_value"}
     saved = kept_bytes(forward, trained.backward.saved, rows)
     if env.context.training is not None and env.context.training.dropout:
@@ -59,7 +69,17 @@ def pass_rows(env: Setting, sites: Sites, trained: Trained) -> PassRows:
     flops = sum((op.flops for role in (forward, inputs, weights) for op in role.ops), np.zeros(()))
     most = np.max([np.broadcast_to(b, rows) for b in logits], axis=0) if logits else np.zeros(rows)
     columns = (*seconds, core_s, saved, core_bytes, own, live_peak(inputs, rows)[0], most, flops)
-    return PassRows(*(np.array(np.broadcast_to(column, rows), dtype=np.float64) for column in columns))
+    found = (np.array(np.broadcast_to(column, rows), dtype=np.float64) for column in columns)
+    return PassRows(*found, spent=np.stack(spent, axis=1))
+
+
+def by_class(ops: Sequence[Op], durations: Sequence[Array], rows: tuple[int, ...]) -> Array:
+    """Seconds of operators by class, and how many there are: [rows, class]."""
+    found = np.zeros((len(CLASSES) + 1, *rows))
+    for op, seconds in zip(ops, durations, strict=True):
+        found[CLASSES.index(class_of(op))] += seconds
+        found[-1] += seconds > 0.0
+    return found.T
 
 
 def kept_bytes(role: Role, names: tuple[str, ...], rows: tuple[int, ...]) -> Array:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from planner.costs.pricer import Site, Sites
+from planner.costs.training import CLASSES
 from planner.evaluate.rows import attention_rows, partition_table
 from planner.evaluate.setting import LayerKind, Setting
 from planner.evaluate.tables import expand_cases
@@ -52,7 +53,8 @@ class Parameters:
 @dataclass(frozen=True, slots=True)
 class Passes:
     """Seconds of one micro-batch: forward, gradients of inputs (with what is computed again), gradients of weights; bytes
-    kept from the forward to the backward pass, and most bytes that live for a moment besides; FLOPs.
+    kept from the forward to the backward pass, and most bytes that live for a moment besides; FLOPs. `spent` [pass, class]:
+    GPU seconds of each pass by the classes of `planner/costs/training.py`, and last how many operators it has.
     """
 
     forward_s: float = 0.0
@@ -62,6 +64,7 @@ class Passes:
     transient_bytes: float = 0.0
     logits_bytes: float = 0.0
     flops: float = 0.0
+    spent: Array = field(default_factory=lambda: np.zeros((3, len(CLASSES) + 1)), compare=False, kw_only=True)
 
     def plus(self, other: Passes, times: int = 1) -> Passes:
         """Both one after another, the other `times` over."""
@@ -73,6 +76,7 @@ class Passes:
             max(self.transient_bytes, other.transient_bytes),
             max(self.logits_bytes, other.logits_bytes),
             self.flops + times * other.flops,
+            spent=self.spent + times * other.spent,
         )
 
 
@@ -193,7 +197,7 @@ class _Pricing:
                 both = one.plus(other)
                 if how == "full":
                     both = Passes(both.forward_s, both.inputs_s, both.weights_s, kept, both.transient_bytes + both.saved_bytes,
-                                  both.logits_bytes, both.flops)  # fmt: skip
+                                  both.logits_bytes, both.flops, spent=both.spent)  # fmt: skip
                 passes[how] = both
             held = (*self._parameters(attention, i, copies, parts), *self._parameters(ffn, i, copies, default))
             found.append(Part(passes, held))
@@ -281,7 +285,10 @@ class _Pricing:
             extra = rows.forward_s
         most = (rows.forward_s, rows.inputs_s + extra, rows.weights_s, rows.saved_bytes - gone, rows.transient_bytes,
                 rows.logits_bytes, rows.flops)  # fmt: skip
-        return Passes(*(float(column.max()) for column in most)), float(rows.input_bytes.max())
+        spent = rows.spent.max(axis=0)
+        spent[1] += 0.0 if recompute == "none" else spent[3] if recompute == "selective" else spent[0]
+        passes = Passes(*(float(column.max()) for column in most))
+        return replace(passes, spent=spent[:3]), float(rows.input_bytes.max())
 
     def _parameters(self, priced: _Priced, case: int, copies: Mapping[str, int], default: int) -> tuple[Parameters, ...]:
         """The weights of a role on the fullest GPU of a case."""
