@@ -48,7 +48,7 @@ class Tally:
     @property
     def left_s(self) -> float | None:
         """Seconds that the rest will take at this rate; None while nothing is known of it."""
-        return self.left / self.rate if self.rate > 0 else None
+        return self.left / self.rate if self.left and self.rate else None if self.left else 0.0
 
     def count(self, label: str, row: Mapping[str, Any], reused: bool) -> None:
         """Take in what became of a point."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 
 import pytest
 import yaml
@@ -18,7 +19,7 @@ from planner.errors import InputError
 from planner.models import load_model
 from planner.problem import load_plan, load_problem
 from planner.workload import load_workload
-from tests.benchmarks.fuzz import attempt
+from tests.benchmarks.fuzz import attempt, watch
 from tests.fuzz.mutate import EVIL, inputs, scrambled
 from tests.fuzz.readers import readers, store_readers
 from tests.fuzz.verbs import verbs
@@ -49,6 +50,22 @@ def test_a_broken_file_is_read_or_refused(tmp_path_factory, name, seed):
 @given(seed=st.integers(0, 2**32))
 def test_a_broken_file_is_answered_or_refused(tmp_path_factory, name, seed):
     _try(VERBS[name], random.Random(seed), tmp_path_factory.mktemp("fuzz"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_watch():
+    """A signal that ends a slow reader, and what was there before."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGPROF, signal.SIGALRM)}
+    watch()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_reader_that_hangs_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.benchmarks.fuzz.SECONDS", 0.05)
+    outcome, told = attempt(lambda path: sum(1 for _ in iter(int, 1)), tmp_path)
+    assert outcome == "findings" and "SlowError" in told
 
 
 def _try(reader, draw, folder):
