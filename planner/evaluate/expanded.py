@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from planner.cluster import Cluster
+from planner.costs.attention import backward_attention
 from planner.costs.groups import GroupShape, group_shape
 from planner.costs.pricer import Pricer
 from planner.evaluate.pipeline import crossing_fraction
@@ -96,7 +97,7 @@ class _Prices:
             found = source.attention(
                 a.batch, a.heads, a.kv_heads, a.q_len, a.kv_len, a.qk_dim, a.v_dim, a.causal, dtype, None, a.shared_kv
             )
-            return float(found)
+            return float(backward_attention(found, a.qk_dim, a.v_dim) if kind == Kind.ATTENTION_BACKWARD else found)
         return float(source.elementwise(moved))
 
     def _group_shape(self, family: tuple[tuple[int, ...], ...], pairwise: bool) -> GroupShape:

@@ -62,7 +62,7 @@ def _cell(
     exists = any(bool(_real(op.exists, p)) for p in members)
     if op.kind in COLLECTIVES:
         work = amount if len(members) > 1 else 0.0
-    elif op.kind in (Kind.MATMUL, Kind.GROUPED, Kind.ATTENTION):
+    elif op.kind in (Kind.MATMUL, Kind.GROUPED, Kind.ATTENTION, Kind.ATTENTION_BACKWARD):
         work = flops
     else:
         work = amount

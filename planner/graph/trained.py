@@ -21,6 +21,7 @@ from planner.graph.crossings import (
     receive_crossings,
 )
 from planner.graph.head import embedding_role, head_role, receive_role
+from planner.graph.layouts import gather_tokens, shard_tokens
 from planner.graph.loss import loss_gradient, loss_role
 from planner.graph.mlp import mlp_role
 from planner.graph.moe import dispatch_role, local_role
@@ -70,6 +71,15 @@ def trained_embedding(ctx: RoleContext, rows: FfnRows) -> Trained:
 def trained_receive(ctx: RoleContext, rows: FfnRows) -> Trained:
     """The arrival of a micro-batch; on the way back the gradient leaves in slices."""
     return _trained(ctx, receive_role(ctx, rows), receive_crossings())
+
+
+def trained_leave(ctx: RoleContext, rows: FfnRows) -> Trained:
+    """The end of a stage: nothing on the way there; on the way back the slices of the gradient are gathered."""
+    own = ctx.tensor("dy", shard_tokens(rows.tokens, rows.ways, rows.ways, rows.index), ctx.model.hidden)
+    whole = ctx.tensor("dx", shard_tokens(rows.tokens, rows.residual_shards, rows.ways, rows.index), ctx.model.hidden)
+    gather = gather_tokens(ctx, "gradient_gather", "dy", whole, rows.ways, rows.residual_shards, rows.ways)
+    inputs = Role("leave_backward", own, (gather,))
+    return Trained(Role("leave", whole, ()), Backward(inputs, Role("leave_weights", own, ()), ()))
 
 
 def trained_head(ctx: RoleContext, rows: FfnRows) -> Trained:

@@ -14,7 +14,8 @@ from planner.graph.chunks import chunk_layers
 from planner.graph.context import RoleContext
 from planner.graph.devices import attention_device_rows, ffn_device_rows, signature_of
 from planner.graph.experts import Load, layer_loads, moe_device_rows
-from planner.graph.ops import Op, Role, Shard
+from planner.graph.layouts import shard_tokens
+from planner.graph.ops import Op, Role, Shard, Tensor
 from planner.graph.rows import FfnRows
 from planner.graph.sharing import UNTRAINED, Sharing, sharing, trainable
 from planner.graph.trained import (
@@ -22,6 +23,7 @@ from planner.graph.trained import (
     trained_attention,
     trained_embedding,
     trained_head,
+    trained_leave,
     trained_mlp,
     trained_moe,
     trained_receive,
@@ -93,9 +95,13 @@ class TrainingRoles:
         if not ends:
             return found
         entry = self._entry if chunk == 0 and self.first else self._receive
-        head = self._head if self.last and chunk == len(self.chunks) - 1 else None
-        ahead = [] if entry is None else [Unit(None, (entry,))]
-        return [*ahead, *found, *([] if head is None else [Unit(None, (head,))])]
+        leave = self._head if self.last and chunk == len(self.chunks) - 1 else self._leave
+        return [*_alone(entry), *found, *_alone(leave)]
+
+    def slices(self, name: str) -> Tensor:
+        """What arrives at each GPU of a micro-batch (x), or of its gradient (dy): an equal slice of its tokens."""
+        own = shard_tokens(self._rows.tokens, self._rows.ways, self._rows.ways, self._rows.index)
+        return self.ctx.tensor(name, own, self.ctx.model.hidden)
 
     def layer(self, index: int) -> tuple[Trained, ...]:
         """Attention and FFN of one layer."""
@@ -114,6 +120,10 @@ class TrainingRoles:
     def _receive(self) -> Trained | None:
         alone = len(self.choice.stages) == 1  # the next chunk is on the same GPUs: nothing travels
         return None if alone else trained_receive(self.ctx, self._rows)
+
+    @cached_property
+    def _leave(self) -> Trained | None:
+        return None if len(self.choice.stages) == 1 else trained_leave(self.ctx, self._rows)
 
     @cached_property
     def _entry(self) -> Trained | None:
@@ -143,6 +153,10 @@ class TrainingRoles:
         moe = moe_device_rows(self.stage, layer.ffn, load, self.tokens, self.shards)
         dispatched = (self.stage.experts or ExpertPlacement()).form == "dispatch"
         return attention, trained_moe(self.ctx, layer, moe, dispatched)
+
+
+def _alone(trained: Trained | None) -> list[Unit]:
+    return [] if trained is None else [Unit(None, (trained,))]
 
 
 def _without_weight(ops: Sequence[Op], name: str) -> tuple[Op, ...]:

@@ -34,18 +34,19 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where and when a role runs."""
+    """Where and when a role runs; `chunk` tells the ends of a stage's chunks of layers apart."""
 
     stage: int
     layer: int | None
     micro_batch: int
     step: int = 0
+    chunk: int = 0
 
     @property
     def prefix(self) -> str:
         """The head of a node's id."""
         step = f"t{self.step}." if self.step else ""
-        layer = "" if self.layer is None else f"l{self.layer}."
+        layer = (f"c{self.chunk}." if self.chunk else "") if self.layer is None else f"l{self.layer}."
         return f"{step}s{self.stage}.m{self.micro_batch}.{layer}"
 
 
