@@ -32,14 +32,17 @@ def evaluate(
     sets = with_tables(sets, gemm_table, comm_table)
     chosen = _chosen(plan, sets)
     from planner.api import evaluate as price
+    from planner.insight.serving import plan_serving
     from planner.report import evaluation_report
 
     found = price(chosen)
+    served = plan_serving(chosen.env, chosen.choice, found)
     _note(plan, chosen)
     if json_ or format_ == Format.json:
-        say_json({**found.to_dict(), **_about(chosen), "runtime_s": round(time.monotonic() - start, 3)})
+        told = {"serving": None if served is None else served.to_dict(), **_about(chosen)}
+        say_json({**found.to_dict(), **told, "runtime_s": round(time.monotonic() - start, 3)})
     else:
-        say(evaluation_report(found, chosen.choice, chosen.problem))
+        say(evaluation_report(found, chosen.choice, chosen.problem, served))
     return 0
 
 

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from planner.evaluate.evaluation import DeviceReport, Evaluation, Memory
+from planner.insight.serving import PlanServing
 from planner.problem import Problem
 from planner.report.document import Block, Bullets, Code, Section, Text, table, to_text
+from planner.report.serving import serving_sections
 from planner.report.show import count, flops, gigabytes, gpus, percent, ranges, seconds, whole
 from planner.report.terms import Row, merged_rows, products, work_kind
 from planner.report.words import attention_words, batch_words, ffn_words, stage_layers
@@ -43,10 +45,11 @@ ITEMS = (
 )  # fmt: skip
 
 
-def evaluation_report(evaluation: Evaluation, choice: Choice, problem: Problem) -> str:
-    """The price of one plan for the terminal."""
+def evaluation_report(evaluation: Evaluation, choice: Choice, problem: Problem, served: PlanServing | None = None) -> str:
+    """The price of one plan for the terminal, with its serving figures where there are any."""
     sections = [
         Section("Plan", plan_blocks(choice, problem, evaluation)),
+        *serving_sections(served),
         Section("Where the time goes", time_blocks(evaluation, problem)),
         Section("Matrix products of the longest path", matmul_blocks(evaluation)),
         Section("Longest path", path_blocks(evaluation)),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
+from planner.evaluate.setting import setting
+from planner.insight.serving import plan_serving
 from planner.problem import Problem, library_names
 from planner.report.comparison import hand_designed_blocks, unrestricted_text
 from planner.report.decisions import decision_blocks
@@ -21,6 +23,7 @@ from planner.report.evaluation import (
 )
 from planner.report.experts import expert_blocks
 from planner.report.findings import findings_blocks
+from planner.report.serving import serving_sections
 from planner.report.show import count, objective_value, plain, safe_name, seconds
 from planner.report.words import plan_words
 from planner.search import Result
@@ -82,6 +85,7 @@ def terminal_sections(result: Result, ref: str | None) -> Iterator[Section]:
         yield Section("Best plan", plan_blocks(result.choice, problem, result.evaluation))
         time = (Text(evaluation_headline(result.evaluation, problem)), *time_blocks(result.evaluation, problem))
         yield Section("Where the time goes", time)
+        yield from _serving(result)
         yield from _comparisons(result)
     yield Section("Search space", space_blocks(result))
     if problem.assumptions:
@@ -99,6 +103,7 @@ def markdown_sections(result: Result) -> Iterator[Section]:
     else:
         yield Section("Best plan", (*plan_blocks(result.choice, problem, found), Text(evaluation_headline(found, problem))))
         yield Section("Where the time goes", time_blocks(found, problem))
+        yield from _serving(result)
         yield Section("Matrix products of the longest path", matmul_blocks(found))
         yield Section("Longest path", path_blocks(found))
         yield Section("Get_Time expression of the longest path", expression_blocks(found))
@@ -112,6 +117,14 @@ def markdown_sections(result: Result) -> Iterator[Section]:
     if problem.assumptions:
         yield Section("Assumptions of the problem", (Bullets(problem.assumptions),))
     yield Section("Sources", (source_table(problem),))
+
+
+def _serving(result: Result) -> Iterator[Section]:
+    """TTFT, TPOT, rates and capacity of the best plan."""
+    problem = result.problem
+    if result.choice is not None and result.evaluation is not None:
+        env = setting(problem.model, problem.workload, problem.cluster)
+        yield from serving_sections(plan_serving(env, result.choice, result.evaluation))
 
 
 def _no_plan(result: Result) -> Iterator[Section]:
