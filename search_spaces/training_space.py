@@ -17,6 +17,7 @@ TRAINING_RULES = (
     "training: stages have as many layers, larger ones in the middle; the first and the last may have up to two fewer",
     "training: heads are not cut into segments, the output projection is row-split, context and batch parts are outermost",
     "training: the GPUs that share the heads of some tokens share their dense FFN, experts are in order",
+    "training: data-parallel copies are replicas; those inside a stage (batch parts) are for experts that spread over them",
     "training: chunks of interleaved stages divide a stage's layers, micro-batches fill whole groups of stages",
 )
 ATTENTION = AttentionDomain(
@@ -61,7 +62,10 @@ class TrainingSpace(SearchSpace):
         """Every option of a stage of `ways` GPUs that can be trained."""
         key = (ways, index if self.layout else None)
         if key not in self._known:
-            self._known[key] = tuple(o for o in super().options(ways, key[1]) if _trained(o, dense=self.sizes.dense))
+            found = super().options(ways, key[1])
+            own = self.layout[index].attention if self.layout and index is not None else self.attention
+            parted = own.batch_parts is not None
+            self._known[key] = tuple(o for o in found if _trained(o, dense=self.sizes.dense, parted=parted))
         return self._known[key]
 
     @cached_property
@@ -148,11 +152,12 @@ class TrainingSpace(SearchSpace):
         return (tuple(options[0] for options in each),) if all(len(options) == 1 for options in each) else ()
 
 
-def _trained(option: StageOption, *, dense: bool) -> bool:
-    """Whether a stage option can be trained."""
+def _trained(option: StageOption, *, dense: bool, parted: bool) -> bool:
+    """Whether a stage option can be trained; `parted`: batch parts are asked for, so that they need no experts."""
     p = option.attention
     plain = p.dimension_segments == 1 and p.output_projection == "row" and p.order == "segments_inner"
-    return plain and (option.mlp_ways == p.head_groups or not dense)
+    spread = option.experts is not None and option.experts.form == "dispatch"
+    return plain and (option.mlp_ways == p.head_groups or not dense) and (p.batch_parts == 1 or spread or parted)
 
 
 def _split(layers: int, stages: int, first: int, last: int) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from planner.evaluate.setting import Setting
 from planner.evaluate.training_parts import Parameters
 from planner.evaluate.training_stage import TrainingStage, training_stages
 from planner.graph.ops import Kind as OpKind
-from planner.graph.schedule import Kind, Work, finish_times, most_held, stage_order
+from planner.graph.schedule import Kind, Work, finish_times, held_counts, stage_order
 from planner.units import dtype_bytes
 from search_spaces.sizes import Sizes
 from search_spaces.stages import Choice, replica_stride
@@ -60,15 +60,24 @@ class Step:
 
 def training_step(env: Setting, sizes: Sizes, choice: Choice, fused: bool = True) -> Step:
     """Price a training plan and its memory."""
-    return assembled_step(env, sizes, choice, training_stages(env, sizes, choice, fused))
+    return StepPricing(env, sizes, choice, training_stages(env, sizes, choice, fused)).step()
 
 
-def assembled_step(env: Setting, sizes: Sizes, choice: Choice, stages: tuple[TrainingStage, ...]) -> Step:
+def pipeline_bound(stages: Sequence[TrainingStage], micro_batches: int) -> float:
+    """Seconds that no schedule of these stages goes below: a stage's own work, behind the first micro-batch's way there and
+    before the last gradient's way back.
+    """
+    ahead = most = 0.0
+    for stage in stages:
+        work = sum(p.forward_s + p.inputs_s + p.weights_s for p in stage.chunks)
+        most = max(most, ahead + micro_batches * work)
+        ahead += stage.chunks[0].forward_s + stage.chunks[0].inputs_s
+    return most
+
+
+class StepPricing:
     """The step of a plan whose stages are priced already."""
-    return _Step(env, sizes, choice, stages).build()
 
-
-class _Step:
     def __init__(self, env: Setting, sizes: Sizes, choice: Choice, stages: tuple[TrainingStage, ...]) -> None:
         self.env, self.sizes, self.choice, self.stages = env, sizes, choice, stages
         self.training = choice.training or TrainingChoice()
@@ -77,15 +86,15 @@ class _Step:
         self.orders = [stage_order(self.training.schedule, i, count, choice.micro_batches, chunks) for i in range(count)]
         self.exchanges = [_Exchange(env, sizes, choice, i, stage.parameters) for i, stage in enumerate(stages)]
 
-    def build(self) -> Step:
-        ends = self._ends()
+    def step(self, ends: Sequence[float] | None = None) -> Step:
+        """Everything; `ends` where they are known."""
+        ends = self.ends() if ends is None else ends
         tails = [x.tail(self._backward(i)) for i, x in enumerate(self.exchanges)]
         heads = [x.head(self._forward(i)) for i, x in enumerate(self.exchanges)]
         done = max(end + tail for end, tail in zip(ends, tails, strict=True))
         optimizer = max(x.optimizer_seconds() for x in self.exchanges)
         pipeline = max(ends)
         exchange = done - pipeline + max(heads)
-        memory = tuple(self._memory(i) for i in range(len(self.stages)))
         flops = (
             self.choice.micro_batches
             * self.choice.replicas
@@ -93,7 +102,22 @@ class _Step:
                 p.flops * len(s.devices) for s, stage in zip(self.choice.stages, self.stages, strict=True) for p in stage.chunks
             )
         )
-        return Step(pipeline + exchange + optimizer, pipeline, exchange, optimizer, self.stages, memory, flops)
+        return Step(pipeline + exchange + optimizer, pipeline, exchange, optimizer, self.stages, self.memory(), flops)
+
+    def bound(self) -> float:
+        """Seconds that no step of these stages goes below."""
+        return pipeline_bound(self.stages, self.choice.micro_batches) + max(x.optimizer_seconds() for x in self.exchanges)
+
+    def memory(self) -> tuple[StageMemory, ...]:
+        """The memory of every stage."""
+        return tuple(self._memory(i) for i in range(len(self.stages)))
+
+    def over_capacity(self) -> float:
+        """Bytes by which the fullest GPU exceeds its memory; 0 or less where the plan fits."""
+        return max(
+            memory.total - min(self.env.cluster.kind_of(rank).memory_bytes for rank in stage.devices)
+            for memory, stage in zip(self.memory(), self.choice.stages, strict=True)
+        )
 
     def _forward(self, stage: int) -> float:
         return sum(p.forward_s for p in self.stages[stage].chunks)
@@ -101,14 +125,21 @@ class _Step:
     def _backward(self, stage: int) -> float:
         return sum(p.inputs_s + p.weights_s for p in self.stages[stage].chunks)
 
-    def _ends(self) -> list[float]:
+    def ends(self) -> list[float]:
         """When each stage has done its last pass."""
         apart = self.training.schedule == "zb_h1"
         sequences = self.sizes.batch // self.choice.replicas // self.choice.micro_batches
         places = [stage.devices for stage in self.choice.stages]
         known: dict[tuple[int, int], float] = {}
+        spent: dict[tuple[int, str, int], float] = {}
 
         def seconds(stage: int, work: Work) -> float:
+            key = (stage, work.kind, work.chunk)
+            if key not in spent:
+                spent[key] = once(stage, work)
+            return spent[key]
+
+        def once(stage: int, work: Work) -> float:
             p, exchange = self.stages[stage].chunks[work.chunk], self.exchanges[stage]
             share = 1.0 / len(self.stages[stage].chunks)
             if work.kind == "forward":
@@ -130,7 +161,11 @@ class _Step:
     def _memory(self, index: int) -> StageMemory:
         stage, exchange = self.stages[index], self.exchanges[index]
         kind = self.env.cluster.kind_of(self.choice.stages[index].devices[0])
-        activations = most_held(self.orders[index], [p.saved_bytes for p in stage.chunks])
+        counts = held_counts(
+            self.training.schedule, index, len(self.stages), self.choice.micro_batches, self.training.virtual_stages
+        )
+        saved = [p.saved_bytes for p in stage.chunks]
+        activations = max(sum(n * own for n, own in zip(held, saved, strict=True)) for held in counts)
         transient = max(p.transient_bytes for p in stage.chunks)
         many = len(self.choice.stages[index].devices) * self.choice.replicas
         return StageMemory(
@@ -150,6 +185,7 @@ class _Exchange:
         self.gradient = dtype_bytes(own.gradient_dtype if own else "fp32")
         self.state = OPTIMIZER_BYTES[own.optimizer if own else "adam"]
         self.layers = max(1, self.stage.layers)
+        self._known: dict[OpKind, float] = {}
 
     def tail(self, backward_s: float) -> float:
         """Seconds after the last backward pass until the gradients are reduced; overlapped but for the last layer's part."""
@@ -189,10 +225,13 @@ class _Exchange:
 
     def _collective(self, kind: OpKind, amounts: Sequence[float]) -> float:
         """Seconds of one collective after another, over the copies of each kind of weight."""
+        if kind in self._known:
+            return self._known[kind]
         total = 0.0
         for parameters, amount in zip(self.parameters, amounts, strict=True):
             if parameters.copies > 1 and amount:
                 total += self._seconds(kind, amount, parameters.copies)
+        self._known[kind] = total
         return total
 
     def _seconds(self, kind: OpKind, amount: float, copies: int) -> float:

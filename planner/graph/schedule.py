@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from search_spaces.training import Schedule
@@ -23,6 +24,7 @@ class Work:
     chunk: int = 0
 
 
+@lru_cache(maxsize=4096)
 def stage_order(schedule: Schedule, stage: int, stages: int, micro_batches: int, chunks: int = 1) -> tuple[Work, ...]:
     """The work of one stage in the order in which it runs.
 
@@ -75,19 +77,21 @@ def _put_off(plain: Sequence[Work], most: int) -> Iterator[Work]:
     yield from (Work("weights", m) for m in waiting)
 
 
-def most_held(order: Sequence[Work], sizes: Sequence[float]) -> float:
-    """Largest sum of what a stage keeps at once, `sizes` for a micro-batch of each chunk: from its forward pass until its
-    last gradients.
-    """
+@lru_cache(maxsize=4096)
+def held_counts(
+    schedule: Schedule, stage: int, stages: int, micro_batches: int, chunks: int = 1
+) -> tuple[tuple[int, ...], ...]:
+    """Micro-batches of each chunk that a stage holds at once, at those times that no other time exceeds in every chunk."""
+    order = stage_order(schedule, stage, stages, micro_batches, chunks)
     last: Kind = "weights" if any(work.kind == "weights" for work in order) else "backward"
-    held = most = 0.0
+    held, seen = [0] * chunks, set[tuple[int, ...]]()
     for work in order:
         if work.kind == "forward":
-            held += sizes[work.chunk]
-            most = max(most, held)
+            held[work.chunk] += 1
+            seen.add(tuple(held))
         elif work.kind == last:
-            held -= sizes[work.chunk]
-    return most
+            held[work.chunk] -= 1
+    return tuple(a for a in seen if not any(a != b and all(x <= y for x, y in zip(a, b, strict=True)) for b in seen))
 
 
 def finish_times(

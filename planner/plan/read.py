@@ -9,7 +9,9 @@ from planner.fields import Fields
 from planner.plan.domains import attention_domain, expert_domain, integers
 from planner.plan.legality import check_counts, check_layout
 from planner.plan.stages import PARTS, merge_part, mlp_ways, stage_pin
+from planner.plan.training import TRAINING_FIELDS, check_trained, training_domain
 from search_spaces.space import SearchSpace, StagePin
+from search_spaces.training_space import TrainingSpace
 
 PLAN_SCHEMA = "planner.plan/1"
 SCHEDULES = ("forward",)  # forward passes alone: micro-batches follow each other through the stages
@@ -32,7 +34,7 @@ def plan_space(mapping: Mapping[str, object], base: SearchSpace, source: str = "
     a plan that contradicts itself, the model or the cluster.
     """
     fields = Fields(mapping, source, "plan")
-    _check_constants(fields)
+    _check_constants(fields, base)
     sizes = base.sizes
     space = replace(
         base,
@@ -41,22 +43,29 @@ def plan_space(mapping: Mapping[str, object], base: SearchSpace, source: str = "
         in_flight=integers(fields, "in_flight", base.in_flight, sizes.batch),
         use_all=fields.boolean("use_all", default=base.use_all),
     )
+    if isinstance(space, TrainingSpace):
+        space = replace(space, training=training_domain(fields, space.training, sizes.layers))
     listed = _stage_fields(fields)
     space = _with_layout(fields, listed, space) if listed else _without_stages(fields, space)
     fields.done()
+    check_trained(fields, space)
     check_counts(fields, space)
     if space.layout:
         check_layout(fields, space)
     return space
 
 
-def _check_constants(fields: Fields) -> None:
+def _check_constants(fields: Fields, base: SearchSpace) -> None:
     """Fields with one legal value today, and those that tell about the plan without being part of it."""
     fields.ignore(("name", "note", "problem"))
     if fields.raw("schema") not in (None, PLAN_SCHEMA):
         raise fields.error("schema", f"{PLAN_SCHEMA}, the only version that this planner reads")
-    if fields.raw("schedule") not in (None, "any", *SCHEDULES):
-        raise fields.error("schedule", f"{SCHEDULES[0]}: the schedules of training come with training")
+    if not isinstance(base, TrainingSpace):
+        if fields.raw("schedule") not in (None, "any", *SCHEDULES):
+            raise fields.error("schedule", f"{SCHEDULES[0]}: other schedules are those of training workloads")
+        for name in TRAINING_FIELDS[1:]:
+            if fields.raw(name) is not None:
+                raise fields.error(name, "no such field: the workload is not training")
     if fields.boolean("uneven_micro_batches", default=False):
         raise fields.error("uneven_micro_batches", "false: micro-batches divide the batch of a replica")
 

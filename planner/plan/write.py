@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from planner.plan.read import PLAN_SCHEMA, SCHEDULES
+from planner.plan.training import training_to_dict
 from search_spaces.attention import AttentionPartition
 from search_spaces.sizes import Sizes
 from search_spaces.stages import Choice, StageChoice
@@ -14,7 +15,7 @@ def choice_to_dict(choice: Choice, sizes: Sizes) -> dict[str, object]:
         "schema": PLAN_SCHEMA,
         "replicas": choice.replicas,
         "micro_batches": choice.micro_batches,
-        "schedule": SCHEDULES[0],
+        **({"schedule": SCHEDULES[0]} if choice.training is None else training_to_dict(choice.training)),
         "in_flight": choice.in_flight,
         "stages": [_stage(stage, sizes) for stage in choice.stages],
     }

@@ -118,13 +118,11 @@ def _build(whole: dict[str, object], source: str, changed: bool) -> Problem:
     model = _sourced(_ref(fields.raw("model"), "model", source), source, fields.text("source", default="the problem file"))
     cluster = load_cluster(_ref(fields.raw("cluster"), "cluster", source), source)
     workload = load_workload(_ref(fields.raw("workload"), "workload", source), source)
-    if workload.training is not None:
-        raise InputError("workload.phase", "training", "prefill or decode: training plans cannot be searched yet", source)
     try:
         sizes = sizes_of(model, workload, cluster)
     except InputError as error:
         raise error.within(source) from None
-    base = read_space(fields.raw("space"), sizes, source)
+    base = read_space(fields.raw("space"), sizes, source, training=workload.training is not None)
     pins = _mapping(fields, "pins")
     space = _pinned(pins, base, source)
     plans, notes, kept = _plans(_mapping(fields, "plans"), base, source, changed)

@@ -110,7 +110,7 @@ def test_merging_withdraws_the_other_way_to_say_it():
 
 WRONG = [
     ({"schema": "planner.plan/2"}, "planner.plan/1"),
-    ({"schedule": "1f1b"}, "come with training"),
+    ({"schedule": "1f1b"}, "those of training workloads"),
     ({"uneven_micro_batches": True}, "false"),
     ({"micro_batch": 2}, "did you mean micro_batches"),
     ({"replicas": 3}, "plan.replicas is 3; allowed: a divisor of the batch of 8"),

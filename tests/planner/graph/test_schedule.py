@@ -2,7 +2,7 @@
 
 import pytest
 
-from planner.graph.schedule import Work, finish_times, most_held, stage_order
+from planner.graph.schedule import Work, finish_times, held_counts, stage_order
 from search_spaces.training import Schedule
 
 FORWARD, INPUTS, WEIGHTS = 1.0, 1.0, 1.0
@@ -17,7 +17,8 @@ def _run(schedule: Schedule, stages: int, micro_batches: int, chunks: int = 1) -
         return parts[work.kind] / chunks
 
     ends = finish_times(orders, chunks, seconds, lambda *_: 0.0)
-    return max(ends), [most_held(order, [1.0 / chunks] * chunks) for order in orders]
+    held = [held_counts(schedule, stage, stages, micro_batches, chunks) for stage in range(stages)]
+    return max(ends), [max(map(sum, counts)) / chunks for counts in held]
 
 
 @pytest.mark.parametrize(("stages", "micro_batches"), [(2, 2), (4, 8), (8, 32)])
