@@ -22,13 +22,17 @@ SHAPES = "NODESxGPUS-KIND such as 2x8-h100, several joined by +, a cluster of th
 
 @dataclass(frozen=True, slots=True)
 class _Nodes:
-    """`count` equal nodes of `gpus` GPUs; `domain` GPUs share one scale-up domain."""
+    """`count` equal nodes of `gpus` GPUs; `domain` GPUs share one scale-up domain.
+
+    `joins`: they are no node of their own but further GPUs, of another kind, in the node before.
+    """
 
     kind: GpuKind
     count: int
     gpus: int
     domain: int
     link: Link
+    joins: bool
 
 
 def cluster_names() -> list[str]:
@@ -83,7 +87,7 @@ def _build(value: object, source: str) -> Cluster:
     data.ignore(("schema", "source"))
     nodes = _nodes(data)
     kinds = _priced({group.kind.name: group.kind for group in nodes}, data)
-    per_node = max(group.gpus for group in nodes)
+    per_node = max(_node_sizes(nodes))
     network, adapters = _network(data, list(kinds.values()), per_node)
     device_kinds = tuple(name for group in nodes for name in [group.kind.name] * (group.count * group.gpus))
     name = data.text("name", default="+".join(f"{g.count}x{g.gpus}-{g.kind.name}" for g in nodes))
@@ -104,14 +108,29 @@ def _nodes(data: Fields) -> list[_Nodes]:
     total = sum(group.count * group.gpus for group in nodes)
     if not nodes or total > MOST_GPUS:
         raise InputError(data.at("nodes"), f"{total:,} GPUs", f"1 to {MOST_GPUS:,} GPUs", data.source)
+    for place, group in enumerate(nodes):
+        if group.joins and (place == 0 or group.count > 1 or nodes[place - 1].domain > nodes[place - 1].gpus):
+            allowed = "false, or one more entry of the node before, where its domain is that node"
+            raise InputError(data.at(f"nodes[{place}].same_node"), True, allowed, data.source)
     return nodes
+
+
+def _node_sizes(nodes: list[_Nodes]) -> list[int]:
+    """GPUs of every different node."""
+    found: list[int] = []
+    for group in nodes:
+        if group.joins:
+            found[-1] += group.gpus
+        else:
+            found.append(group.gpus)
+    return found
 
 
 def _node(data: Fields, customs: Mapping[str, GpuKind]) -> _Nodes:
     name = data.text("kind")
     kind = customs.get(name) or load_gpu(name, data.at("kind"), data.source)
     count = data.integer("count", low=1, high=MOST_GPUS, default=1)
-    given = data.maybe_mapping("link")
+    joins, given = data.boolean("same_node", default=False), data.maybe_mapping("link")
     link = kind.scale_up if given is None else link_from_fields(given, kind.scale_up)
     most = data.maybe_integer("gpus_per_domain", low=1, high=MOST_GPUS)
     rack = most is None and kind.domain_size > kind.gpus_per_node
@@ -124,15 +143,21 @@ def _node(data: Fields, customs: Mapping[str, GpuKind]) -> _Nodes:
     for part in (data, given):
         if part is not None:
             part.done()
-    return _Nodes(kind, count, gpus, most if rack else gpus, link)
+    return _Nodes(kind, count, gpus, most if rack else gpus, link, joins)
 
 
 def _domains(nodes: list[_Nodes]) -> tuple[Domain, ...]:
-    """Scale-up domains: a node each, except where a rack joins nodes (72 GPUs of an NVL72)."""
+    """Scale-up domains: a node each, except where a rack joins nodes (72 GPUs of an NVL72); the slowest link of their kinds."""
     found: list[Domain] = []
     start = 0
     for group in nodes:
         end = start + group.count * group.gpus
+        if group.joins:
+            last = found.pop()
+            link = min(last.link, group.link, key=lambda one: one.bandwidth)
+            found.append(Domain((*last.ranks, *range(start, end)), link))
+            start = end
+            continue
         found.extend(
             Domain(tuple(range(at, min(at + group.domain, end))), group.link) for at in range(start, end, group.domain)
         )

@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from planner.cluster import GpuKind
+from planner.costs.memory import reserve_bytes
+from planner.evaluate.setting import setting
 from planner.solve.answer import Optimum
 from planner.solve.objective import INF, NO_CAPS, Caps
 from planner.solve.optimum import SpaceSearch
@@ -64,11 +67,27 @@ def _memory_or_rules(asked: SpaceSearch, optimum: Optimum) -> Relaxation:
     lenient = SpaceSearch(asked.env, asked.space, asked.objective, asked.limits, ignore_memory=True).run()
     if lenient.choice is None:
         return Relaxation("the rules of the space", "leave more decisions open: no plan obeys its pins and rules", None)
-    excess = math.ceil(optimum.excess_bytes / GB) * GB  # whole gigabytes: memory is bought no finer
-    capacity = max(kind.memory_bytes for kind in asked.env.cluster.kinds.values())
-    more = SpaceSearch(asked.env, asked.space, asked.objective, asked.limits, extra_memory=excess).run()
-    text = f"{(capacity + excess) / GB:.2f} GB of memory on each GPU ({excess / GB:.2f} GB more)"
+    kinds = list(asked.env.cluster.kinds.values())
+    capacity = max(kind.memory_bytes for kind in kinds)
+    useful = 1.0 - max(_reserve_growth(kind) for kind in kinds)
+    total = math.ceil((capacity + optimum.excess_bytes / useful) / GB) * GB  # whole gigabytes: memory is bought no finer
+    more = _with_larger_gpus(asked, total - capacity)
+    text = f"{(total - capacity) / GB:.2f} GB more"
+    text = f"{total / GB:.0f} GB of memory on each GPU ({text})" if len(kinds) == 1 else f"{text} memory on each GPU"
     return Relaxation("memory of a GPU", text, more.value if more.choice is not None else None)
+
+
+def _reserve_growth(kind: GpuKind) -> float:
+    """Part of a GPU's further memory that its reserve takes: it grows with the memory."""
+    return (reserve_bytes(replace(kind, memory_bytes=2 * kind.memory_bytes)) - reserve_bytes(kind)) / kind.memory_bytes
+
+
+def _with_larger_gpus(asked: SpaceSearch, more_bytes: float) -> Optimum:
+    """The answer on the cluster whose GPUs have so much more memory."""
+    env = asked.env
+    kinds = {name: replace(k, memory_bytes=k.memory_bytes + round(more_bytes)) for name, k in env.cluster.kinds.items()}
+    larger = setting(env.model, env.workload, replace(env.cluster, kinds=kinds))
+    return SpaceSearch(larger, asked.space, asked.objective, asked.limits).run(prove=False)
 
 
 def _latency(asked: SpaceSearch) -> _Relaxed | None:

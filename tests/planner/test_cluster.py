@@ -121,6 +121,28 @@ def test_a_mapping_overrides_links_prices_and_kinds():
     assert cluster.price_per_hour() == 12
 
 
+def test_a_node_may_hold_several_kinds():
+    nodes = [{"kind": "h100", "gpus": 8}, {"kind": "h100", "gpus": 7}, {"kind": "h200", "gpus": 1, "same_node": True}]
+    cluster = load_cluster({"nodes": nodes})
+    assert [domain.ranks for domain in cluster.domains] == [tuple(range(8)), tuple(range(8, 16))]
+    assert (cluster.gpus_per_node, cluster.kind_of(15).name) == (8, "h200")
+    slower = load_cluster({"nodes": [{"kind": "h100", "gpus": 1}, {"kind": "a100-80gb", "gpus": 1, "same_node": True}]})
+    assert slower.domains[0].link == load_cluster("1x2-a100-80gb").domains[0].link
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [{"kind": "h100", "gpus": 8, "same_node": True}],
+        [{"kind": "h100", "gpus": 4}, {"kind": "h200", "gpus": 1, "count": 2, "same_node": True}],
+        [{"kind": "gb200", "gpus": 4}, {"kind": "h200", "gpus": 1, "same_node": True}],
+    ],
+)
+def test_what_joins_a_node_is_one_more_part_of_it(nodes):
+    with pytest.raises(InputError, match="same_node"):
+        load_cluster({"nodes": nodes})
+
+
 def test_names_files_and_mappings_are_one(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("nodes: [{kind: h100, count: 2, gpus: 8}]\n", encoding="utf-8")
