@@ -20,7 +20,7 @@ from planner.evaluate.separate import (
     Cases,
     ExpertSide,
     SeparatePrice,
-    expert_side,
+    expert_sides,
     separate_makespan,
     separate_price,
 )
@@ -198,8 +198,9 @@ class ApartPlans:
             kinds, zero = [self.env.cluster.device_kinds[place[0]] for place in ranks], np.zeros_like(batch)
             shards, near = np.array([s.shards for s in splits])[split], tuple(s.laid(ranks[0]) for s in splits)
             cases = Cases(batch, shards, placement, split, zero, placements, near, (ranks[1],), *kinds)
-            layers = enumerate(self.env.kinds)
-            self._sides[ranks] = {i: expert_side(self.env, kind, cases) for i, kind in layers if kind.moe}
+            layers = [(i, kind) for i, kind in enumerate(self.env.kinds) if kind.moe]
+            sides = expert_sides(self.env, [kind for _, kind in layers], cases)
+            self._sides[ranks] = {i: side for (i, _), side in zip(layers, sides, strict=True)}
         return self._sides[ranks]
 
     @cached_property

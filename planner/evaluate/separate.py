@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,11 @@ from planner.costs.memory import COLLECTIVE_BYTES, reserve_bytes
 from planner.costs.pricer import Sites
 from planner.evaluate.pipeline import crossing_fraction
 from planner.evaluate.setting import LayerKind, Setting
-from planner.evaluate.tables import Bill, expand_cases, to_bill
-from planner.graph.experts import least_table, moe_rows, moe_table
+from planner.evaluate.tables import MOST_ROWS, Bill, expand_cases, reduce_cases, to_bill
+from planner.graph.experts import Load, MoeTable, least_tables, moe_rows, moe_tables
 from planner.graph.moe import expert_role, return_role, route_role, transfer_bytes
-from planner.graph.rows import Ints, MoeRows
+from planner.graph.rows import Ints
+from planner.model import Layer
 from search_spaces.experts import ExpertPlacement
 
 Array = NDArray[np.float64]
@@ -137,68 +138,105 @@ class ExpertSide:
 
 def expert_side(env: Setting, layer: LayerKind, cases: Cases) -> ExpertSide:
     """Price one kind of mixture layer for every case; where expert groups differ the slowest counts."""
-    attention_ways = np.array([len(p) for p in cases.attention_places])[cases.attention_site]
+    return expert_sides(env, [layer], cases)[0]
+
+
+def expert_sides(env: Setting, layers: Sequence[LayerKind], cases: Cases) -> list[ExpertSide]:
+    """The same for several kinds; those that differ in their expert loads alone are priced in one pass."""
+    alike: dict[Layer, list[int]] = {}
+    for index, kind in enumerate(layers):
+        alike.setdefault(kind.layer, []).append(index)
+    found: dict[int, ExpertSide] = {}
+    step = _at_once(cases)
+    for layer, same in alike.items():
+        for some in (same[at : at + step] for at in range(0, len(same), step)):
+            sides = _loads(env, layer, [layers[i].load for i in some], cases)
+            found.update(zip(some, sides, strict=True))
+    return [found[index] for index in range(len(layers))]
+
+
+def _at_once(cases: Cases) -> int:
+    """Loads that are priced in one pass."""
+    groups = max((len(place) for place in cases.expert_places), default=1)
+    return max(1, MOST_ROWS // max(1, cases.sequences.size * groups))
+
+
+def _loads(env: Setting, layer: Layer, loads: list[Load], cases: Cases) -> list[ExpertSide]:
+    """Equal layers under several expert loads."""
+    count, size = len(loads), cases.sequences.size
     expert_ways = np.array([len(p) for p in cases.expert_places])[cases.expert_site]
     pairs = list(zip(cases.placement.tolist(), expert_ways.tolist(), strict=True))
     distinct = list(dict.fromkeys(pairs))
-    build = least_table if env.any_placement else moe_table
-    table = build(layer.layer.ffn, [(cases.placements[p], w) for p, w in distinct], layer.load)
+    build = least_tables if env.any_placement else moe_tables
+    table = build(layer.ffn, [(cases.placements[p], w) for p, w in distinct], loads)
     number = {pair: i for i, pair in enumerate(distinct)}
-    case, entry, starts = expand_cases(table.owner, np.array([number[pair] for pair in pairs], dtype=np.int64))
+    own = np.array([number[pair] for pair in pairs], dtype=np.int64)
     on_attention = np.array([p.router_side == "attention" for p in cases.placements])[cases.placement]
-    tokens = cases.sequences * env.query_length
-    rows = moe_rows(table, entry, tokens[case], attention_ways[case], cases.shards[case], layer.layer.ffn.top_k)
-    parts = []
+    columns = [np.zeros((count, size)) for _ in range(3 * len(fields(Bill)) + 3)]
     for side in (True, False):
-        at = np.nonzero(on_attention[case] == side)[0]
+        at = np.nonzero(on_attention == side)[0]
         if at.size:
-            parts.append((at, _side(env, layer, cases, take_rows(rows, at), case[at], side)))
-    return _assemble(parts, case.size, starts)
+            found = _side(env, layer, _taken(cases, at), table, np.arange(count)[:, None] * len(distinct) + own[at], side)
+            for column, values in zip(columns, found, strict=True):
+                column[:, at] = values.reshape(count, at.size)
+    return [_expert_side([column[i] for column in columns]) for i in range(count)]
 
 
-def _side(env: Setting, layer: LayerKind, cases: Cases, rows: MoeRows, case: Ints, on_attention: bool) -> ExpertSide:
-    """All rows whose router sits on the same side."""
-    ctx, pricer = env.context, env.pricer
+def _taken(cases: Cases, at: Ints) -> Cases:
+    """Some of the cases."""
+    names = ("sequences", "shards", "placement", "attention_site", "expert_site")
+    return replace(cases, **{name: getattr(cases, name)[at] for name in names})
+
+
+def _expert_side(columns: list[Array]) -> ExpertSide:
+    width = len(fields(Bill))
+    route, finish, experts = (Bill(*columns[at : at + width]) for at in (0, width, 2 * width))
+    return ExpertSide(route, finish, experts, *columns[3 * width :])
+
+
+def _side(env: Setting, layer: Layer, cases: Cases, table: MoeTable, options: Ints, on_attention: bool) -> list[Array]:
+    """Columns of an `ExpertSide` for cases whose router sits on the same side, under several loads: `options` [loads, cases]
+    are owners in the table. What the GPUs of the experts do depends on the owner, the tokens and their ranks alone.
+    """
+    loads, size = options.shape
+    ctx, pricer, base = env.context, env.pricer, int(cases.sequences.max(initial=0)) + 1
+    case, option, tokens = np.tile(np.arange(size), loads), options.ravel(), cases.sequences * env.query_length
+    ways = np.array([len(p) for p in cases.attention_places])[cases.attention_site]
+    alike = (option * base + cases.sequences[case]) * len(cases.expert_places) + cases.expert_site[case]
+    first, inverse = np.unique(alike, return_index=True, return_inverse=True)[1:]
+    row, entry, starts = expand_cases(table.owner, option[first])
+    here = case[first][row]
+    rows = moe_rows(table, entry, tokens[here], ways[here], cases.shards[here], layer.ffn.top_k)
+    far = Sites(cases.expert_places, cases.expert_site[here], cases.expert_kind)
+    experts = reduce_cases(to_bill(pricer.bill(expert_role(ctx, layer, rows, on_attention), far), row.shape), starts)
+    received, back_received = (
+        np.maximum.reduceat(np.asarray(transfer_bytes(ctx, rows, router)[1], dtype=np.float64), starts)[inverse.ravel()]
+        for router in (on_attention, True)
+    )
+    lead = entry[starts][inverse.ravel()]
+    rows = moe_rows(table, lead, tokens[case], ways[case], cases.shards[case], layer.ffn.top_k)
     near = Sites(cases.attention_places, cases.attention_site[case], cases.attention_kind)
-    far = Sites(cases.expert_places, cases.expert_site[case], cases.expert_kind)
-    sent, received = transfer_bytes(ctx, rows, on_attention)
-    back_sent, back_received = transfer_bytes(ctx, rows, True)
-    pairs, inverse = np.unique(np.stack([cases.attention_site[case], cases.expert_site[case]]), axis=1, return_inverse=True)
-    crossing = np.array([
-        crossing_fraction(env.cluster.domain_of, cases.attention_places[a], cases.expert_places[e]) for a, e in pairs.T
-    ])[inverse.ravel()]  # fmt: skip
-    m2n = pricer.collectives.m2n_time
-    return ExpertSide(
-        to_bill(pricer.bill(route_role(ctx, layer.layer, rows, on_attention), near), case.shape),
-        to_bill(pricer.bill(return_role(ctx, layer.layer, rows), near), case.shape),
-        to_bill(pricer.bill(expert_role(ctx, layer.layer, rows, on_attention), far), case.shape),
+    sent, back_sent = (transfer_bytes(ctx, rows, router)[0] for router in (on_attention, True))
+    bills = [
+        to_bill(pricer.bill(route_role(ctx, layer, rows, on_attention), near), case.shape),
+        to_bill(pricer.bill(return_role(ctx, layer, rows), near), case.shape),
+        Bill(*(getattr(experts, field.name)[inverse.ravel()] for field in fields(Bill))),
+    ]
+    crossing, m2n = _crossing(env, cases)[case], pricer.collectives.m2n_time
+    return [
+        *(getattr(bill, field.name) for bill in bills for field in fields(Bill)),
         m2n(sent, received, rows.ways, rows.expert_ways, crossing),
         m2n(back_received, back_sent, rows.expert_ways, rows.ways, crossing),
-        np.asarray(received, dtype=np.float64),
-    )
+        received,
+    ]
 
 
-def _assemble(parts: list[tuple[Ints, ExpertSide]], size: int, starts: Ints) -> ExpertSide:
-    """Rows of both router sides put back in order, then the largest row of every case."""
-
-    def merged(pick: Callable[[ExpertSide], Array]) -> Array:
-        column = np.zeros(size)
-        for at, side in parts:
-            column[at] = pick(side)
-        return np.asarray(np.maximum.reduceat(column, starts))
-
-    def bill(name: str) -> Bill:
-        return Bill(*(merged(lambda side, f=f: getattr(getattr(side, name), f.name)) for f in fields(Bill)))  # type: ignore[misc]
-
-    return ExpertSide(
-        bill("route"), bill("finish"), bill("experts"),
-        merged(lambda s: s.dispatch), merged(lambda s: s.combine), merged(lambda s: s.arrived),
-    )  # fmt: skip
-
-
-def take_rows(rows: MoeRows, at: Ints) -> MoeRows:
-    """Some of the rows."""
-    return MoeRows(*(getattr(rows, name)[at] for name in MoeRows.__slots__))
+def _crossing(env: Setting, cases: Cases) -> Array:
+    """Largest share of any GPU's tokens that leaves its domain [N]."""
+    pairs, inverse = np.unique(np.stack([cases.attention_site, cases.expert_site]), axis=1, return_inverse=True)
+    places = cases.attention_places, cases.expert_places
+    found = [crossing_fraction(env.cluster.domain_of, places[0][a], places[1][e]) for a, e in pairs.T]
+    return np.array(found)[inverse.ravel()]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +13,21 @@ from planner.costs.pricer import RoleBill, Site, Sites
 from planner.evaluate.rows import attention_rows, partition_table
 from planner.evaluate.setting import LayerKind, Setting
 from planner.graph.attention import attention_role
-from planner.graph.experts import least_table, moe_rows, moe_table
+from planner.graph.experts import Load, least_tables, moe_rows, moe_tables
 from planner.graph.head import embedding_role, head_role, receive_role
 from planner.graph.mlp import mlp_role
 from planner.graph.moe import dispatch_role, local_role
 from planner.graph.ops import Role
-from planner.graph.rows import FfnRows, Ints
+from planner.graph.rows import FfnRows, Ints, MoeRows
+from planner.model import Layer
 from search_spaces.attention import AttentionPartition, TokenSplit
 from search_spaces.experts import ExpertPlacement
 
 Array = NDArray[np.float64]
+FEW_GROUPS = 3
+"""Expert groups that may be the largest in something: seconds, routed pairs (tensors), experts (weights)."""
+MOST_ROWS = 1_000_000
+"""Rows of expert groups that are priced in one pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,7 @@ def _price_kind(env: Setting, kind: str, blocks: list[Block]) -> list[StageTable
     pricing = _Pricing(env, kind, places)
     alike = {kind.layer: pricing.attention(blocks, sites, kind) for kind in {k.layer: k for k in env.kinds}.values()}
     attention = [alike[kind.layer] for kind in env.kinds]  # expert loads change nothing of attention
-    ffn = [pricing.ffn(blocks, sites, layer) for layer in env.kinds]
+    ffn = pricing.ffns(blocks, sites)
     embedding = pricing.ends(blocks, sites, embedding_role) if env.has_embedding else [None] * len(blocks)
     receive = pricing.ends(blocks, sites, receive_role)
     head = pricing.ends(blocks, sites, pricing.head) if env.has_head else [None] * len(blocks)
@@ -123,7 +129,7 @@ def _price_kind(env: Setting, kind: str, blocks: list[Block]) -> list[StageTable
             block,
             tuple(a[i] for a in attention),
             tuple(f[i] for f in ffn),
-            tuple(_told_apart(block, k)[1] for k in env.kinds),
+            tuple(_told_apart(block, k.layer)[1] for k in env.kinds),
             embedding[i],
             receive[i],
             head[i],
@@ -161,8 +167,18 @@ class _Pricing:
         bill = reduce_cases(self._by_group(group_of_entry[entry], case[0][row], build), starts)
         return _split(bill, [(len(b.places), len(b.sequences), len(b.partitions)) for b in blocks])
 
-    def ffn(self, blocks: list[Block], sites: list[Ints], layer: LayerKind) -> list[Bill]:
-        """FFN bills [sites, batches, R, U] of each block."""
+    def ffns(self, blocks: list[Block], sites: list[Ints]) -> list[list[Bill]]:
+        """FFN bills of every layer kind; kinds that differ in their expert loads alone are priced together."""
+        alike: dict[Layer, list[int]] = {}
+        for index, kind in enumerate(self.env.kinds):
+            alike.setdefault(kind.layer, []).append(index)
+        found: dict[int, list[Bill]] = {}
+        for layer, same in alike.items():
+            found.update(zip(same, self._ffn(blocks, sites, layer, [self.env.kinds[i].load for i in same]), strict=True))
+        return [found[index] for index in range(len(self.env.kinds))]
+
+    def _ffn(self, blocks: list[Block], sites: list[Ints], layer: Layer, loads: list[Load]) -> list[list[Bill]]:
+        """FFN bills [sites, batches, R, U] of each block, for each of the expert loads."""
         own = [_told_apart(block, layer)[0] for block in blocks]
         shapes = [(len(b.places), len(b.sequences), len(b.shards), len(u)) for b, u in zip(blocks, own, strict=True)]
         options = [np.arange(len(b.shards) * len(u)) for b, u in zip(blocks, own, strict=True)]
@@ -174,30 +190,58 @@ class _Pricing:
         shards = np.concatenate([np.asarray(b.shards)[c // len(u)] for b, u, c in chunks])
         ffn = [u[i] for _, u, c in chunks for i in (c % len(u)).tolist()]
         tokens = case[1] * self.env.query_length
-        if layer.moe:
-            bill = self._moe(layer, case[0], tokens, width, shards, ffn)
+        if layer.ffn.kind == "moe":
+            step = max(1, MOST_ROWS // max(1, int(width.sum())))
+            some = (loads[at : at + step] for at in range(0, len(loads), step))
+            bills = [bill for few in some for bill in self._moe(layer, few, case[0], tokens, width, shards, ffn)]
         else:
             ways = np.array([f.mlp_ways for f in ffn], dtype=np.int64)
             rows = FfnRows(tokens, width, shards, ways, np.zeros_like(ways))
-            bill = self._bill(mlp_role(self.env.context, layer.layer, rows), case[0])
-        return _split(bill, shapes)
+            bills = [self._bill(mlp_role(self.env.context, layer, rows), case[0])] * len(loads)
+        return [_split(bill, shapes) for bill in bills]
 
-    def _moe(self, layer: LayerKind, site: Ints, tokens: Ints, width: Ints, shards: Ints, ffn: list[FfnOption]) -> Bill:
+    def _moe(
+        self, layer: Layer, loads: list[Load], site: Ints, tokens: Ints, width: Ints, shards: Ints, ffn: list[FfnOption]
+    ) -> list[Bill]:
+        """Bills of cases for each load: of the groups of GPUs that hold different experts the largest."""
         keys = [(id(f), int(w)) for f, w in zip(ffn, width, strict=True)]  # a placement is long: not to be hashed for each case
         option = {id(f): f.experts or ExpertPlacement() for f in ffn}
         distinct = [(option[key], w) for key, w in dict.fromkeys(keys)]
         number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-        table = (least_table if self.env.any_placement else moe_table)(layer.layer.ffn, distinct, layer.load)
-        row, entry, starts = expand_cases(table.owner, np.array([number[key] for key in keys], dtype=np.int64))
-        dispatched = np.array([distinct[owner][0].form == "dispatch" for owner in table.owner], dtype=np.int64)
+        table = (least_tables if self.env.any_placement else moe_tables)(layer.ffn, distinct, loads)
+        own, count = np.array([number[key] for key in keys], dtype=np.int64), len(distinct)
+        form = np.array([placement.form == "dispatch" for placement, _ in distinct], dtype=np.int64)
+        dispatched = form[table.owner % count]
 
-        def build(at: Ints) -> Role:
-            some = row[at]
-            rows = moe_rows(table, entry[at], tokens[some], width[some], shards[some], layer.layer.ffn.top_k)
-            role = dispatch_role if dispatched[entry[at[0]]] else local_role
-            return role(self.env.context, layer.layer, rows)
+        def rows_of(entry: Ints, case: Ints) -> MoeRows:
+            return moe_rows(table, entry, tokens[case], width[case], shards[case], layer.ffn.top_k)
 
-        return reduce_cases(self._by_group(dispatched[entry], site[row], build), starts)
+        def price(entry: Ints, case: Ints) -> Bill:
+            def build(at: Ints) -> Role:
+                role = dispatch_role if dispatched[entry[at[0]]] else local_role
+                return role(self.env.context, layer, rows_of(entry[at], case[at]))
+
+            return self._by_group(dispatched[entry], site[case], build)
+
+        def expanded(some: Ints) -> tuple[Ints, Ints, Ints]:
+            every = (np.arange(len(loads))[:, None] * count + own[some]).ravel()
+            row, entry, starts = expand_cases(table.owner, every)
+            return some[row % some.size], entry, starts
+
+        first, alike = np.unique(own * (int(tokens.max(initial=0)) + 1) + tokens, return_index=True, return_inverse=True)[1:]
+        if table.owner.size <= 2 * FEW_GROUPS * count * len(loads):
+            case, entry, starts = expanded(np.arange(own.size))
+        else:  # which groups are the largest does not depend on where a stage stands, nor on how its tokens come
+            case, entry, starts = expanded(first)
+            routed = rows_of(entry, case).routed
+            chosen = largest((price(entry, case).seconds, routed, table.experts[entry]), starts)
+            chosen = entry[chosen].reshape(len(loads), first.size, FEW_GROUPS)[:, alike.ravel()]
+            entry, case = chosen.ravel(), np.tile(np.repeat(np.arange(own.size), FEW_GROUPS), len(loads))
+            starts = np.arange(0, entry.size, FEW_GROUPS)
+        bill = reduce_cases(price(entry, case), starts)
+        return [
+            Bill(*(getattr(bill, f.name)[at : at + own.size] for f in fields(Bill))) for at in range(0, starts.size, own.size)
+        ]
 
     def ends(self, blocks: list[Block], sites: list[Ints], build: Callable[..., Role]) -> list[Bill]:
         """Bills [sites, batches, R] of a role at the ends of stages."""
@@ -262,6 +306,18 @@ def expand_cases(owner: Ints, case_option: Ints) -> tuple[Ints, Ints, Ints]:
     return row, entry, starts
 
 
+def largest(columns: tuple[NDArray[Any], ...], starts: Ints) -> Ints:
+    """For every case the first row with the largest value in each of the columns [cases, columns]."""
+    rows = columns[0].size
+    counts = np.diff(np.append(starts, rows))
+    case = np.repeat(np.arange(starts.size), counts)
+    found = []
+    for column in columns:
+        at = np.nonzero(column == np.repeat(np.maximum.reduceat(column, starts), counts))[0]
+        found.append(at[np.unique(case[at], return_index=True)[1]])
+    return np.stack(found, axis=1)
+
+
 def reduce_cases(bill: Bill, starts: Ints) -> Bill:
     """The largest entry of every case."""
     if starts.size == bill.seconds.size:
@@ -276,9 +332,9 @@ def _split(bill: Bill, shapes: Sequence[tuple[int, ...]]) -> list[Bill]:
     return [Bill(*(column[i].reshape(shape) for column in columns)) for i, shape in enumerate(shapes)]
 
 
-def _told_apart(block: Block, layer: LayerKind) -> tuple[list[FfnOption], Ints]:
-    """The FFN options that a layer kind tells apart [U], each by its first option, and the one of each option [F]."""
-    keys: list[object] = [f.experts if layer.moe else f.mlp_ways for f in block.ffns]
+def _told_apart(block: Block, layer: Layer) -> tuple[list[FfnOption], Ints]:
+    """The FFN options that a layer tells apart [U], each by its first option, and the one of each option [F]."""
+    keys: list[object] = [f.experts if layer.ffn.kind == "moe" else f.mlp_ways for f in block.ffns]
     first = {key: f for key, f in reversed(list(zip(keys, block.ffns, strict=True)))}
     order = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     return [first[key] for key in order], np.array([order[key] for key in keys], dtype=np.int64)

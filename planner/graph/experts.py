@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,11 @@ from numpy.typing import NDArray
 from planner.graph.rows import Ints, MoeRows
 from planner.model import Ffn, ModelSpec
 from planner.workload import Workload
-from search_spaces.experts import ExpertPlacement
+from search_spaces.experts import ExpertPlacement, contiguous_placement
 from search_spaces.stages import StageChoice
 
 Load = tuple[float, ...]
+Placement = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,32 +53,6 @@ def expert_classes(
     return tuple(dict.fromkeys(classes)) if distinct else classes
 
 
-def expert_reach(ffn: Ffn, placement: ExpertPlacement, ways: int, load: Load) -> tuple[float, float]:
-    """Expected number of expert groups that one token goes to, and the chance that it goes to the one that gets most.
-
-    Equal loads: a token's k experts are a uniform draw without repetition, so a group of n experts is missed with
-    probability C(E - n, k) / C(E, k). Unequal loads: k independent draws (assumed, slightly high).
-    """
-    held: dict[int, float] = {}
-    counts: dict[int, int] = {}
-    weights = load or (1.0,) * ffn.experts
-    total = sum(weights)
-    for expert, groups in enumerate(placement.groups(ffn.experts, ways)):
-        for group in groups:
-            held[group] = held.get(group, 0.0) + weights[expert] / total / len(groups)
-            counts[group] = counts.get(group, 0) + 1
-    if load or placement.placement:
-        found = [1.0 - (1.0 - min(share, 1.0)) ** ffn.top_k for share in held.values()]
-        return sum(found), max(found)
-    missed, least = 0.0, 1.0
-    for count in counts.values():
-        miss = 1.0
-        for i in range(ffn.top_k):
-            miss *= max(ffn.experts - count - i, 0) / (ffn.experts - i)
-        missed, least = missed + miss, min(least, miss)
-    return len(counts) - missed, 1.0 - least
-
-
 @dataclass(frozen=True, slots=True)
 class MoeTable:
     """Placements as columns, one entry per class of expert group; `owner` is the placement of each entry, `first` the
@@ -97,40 +73,119 @@ class MoeTable:
 
 def moe_table(ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], load: Load) -> MoeTable:
     """(placement, GPUs that hold experts) pairs as columns; `shares` has shape [entries, most experts], zero-padded."""
-    owners, ways, tensor, experts, first, shares = [], [], [], [], [], []
-    spread, most = [], []
-    for owner, (placement, expert_ways) in enumerate(placements):
-        groups, chance = expert_reach(ffn, placement, expert_ways, load)
-        every = expert_classes(ffn, placement, expert_ways, load, distinct=False)
-        for found in dict.fromkeys(every):
-            owners.append(owner)
-            ways.append(expert_ways)
-            tensor.append(placement.tensor_ways)
-            experts.append(found.experts)
-            first.append(every.index(found) * placement.tensor_ways)
-            spread.append(groups)
-            most.append(chance)
-            shares.append(found.shares)
-    width = max((len(s) for s in shares), default=0)
-    padded = np.array([s + (0.0,) * (width - len(s)) for s in shares]).reshape(len(shares), width)
-    ints = [np.asarray(column, dtype=np.int64) for column in (owners, ways, tensor, experts, first)]
-    reached = [np.asarray(column, dtype=np.float64) for column in (spread, most)]
-    return MoeTable(ints[0], ints[1], ints[2], ints[3], ints[4], reached[0], reached[1], padded, np.ones(len(owners)))
+    return moe_tables(ffn, placements, [load])
+
+
+def moe_tables(ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], loads: Sequence[Load]) -> MoeTable:
+    """The same for several loads, one after another: the owner of an entry is its placement, counted on from load to load."""
+    weights = np.array([load or (1.0,) * ffn.experts for load in loads]).reshape(len(loads), ffn.experts)
+    weights = weights / weights.sum(axis=1, keepdims=True)
+    even = np.array([not load for load in loads], dtype=bool)
+    parts = [_entries(ffn, placement, ways, weights, even) for placement, ways in placements]
+    count, width = len(placements), max((part.shares.shape[1] for part in parts), default=0)
+    owner = np.concatenate([part.load * count + i for i, part in enumerate(parts)])
+    order = np.argsort(owner, kind="stable")
+    given = [[part.load.size for part in parts], [ways for _, ways in placements], [p.tensor_ways for p, _ in placements]]
+    sizes, expert_ways, tensor_ways = (np.array(column, dtype=np.int64) for column in given)
+    shares = np.concatenate([np.pad(part.shares, ((0, 0), (0, width - part.shares.shape[1]))) for part in parts])
+    experts, first, spread, reach = (
+        np.concatenate([getattr(part, name) for part in parts])[order] for name in ("experts", "first", "spread", "reach")
+    )
+    return MoeTable(
+        owner[order], np.repeat(expert_ways, sizes)[order], np.repeat(tensor_ways, sizes)[order], experts, first, spread,
+        reach, shares[order], np.ones(owner.size),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Entries:
+    """Expert groups of one placement under several loads; of groups that are alike the first."""
+
+    load: Ints
+    experts: Ints
+    first: Ints
+    spread: NDArray[np.float64]
+    reach: NDArray[np.float64]
+    shares: NDArray[np.float64]
+
+
+def _entries(
+    ffn: Ffn, placement: ExpertPlacement, ways: int, weights: NDArray[np.float64], even: NDArray[np.bool_]
+) -> _Entries:
+    """Entries of a placement for weights [L, E] that sum to one; `even` [L] says which loads are equal by themselves."""
+    expert, group, copies = _held(placement.placement, ffn.experts, ways // placement.tensor_ways)
+    counts = np.bincount(group, minlength=ways // placement.tensor_ways)
+    width = int(counts.max(initial=1))
+    column = np.arange(group.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    padded = np.full((len(weights), counts.size, width), np.inf)
+    padded[:, group, column] = weights[:, expert] / copies
+    padded.sort(axis=2)
+    padded[np.isinf(padded)] = 0.0
+    spread, reach = _reach(ffn, padded.sum(axis=2), counts, even & (not placement.placement))
+    kept = np.array([_first_of_kind(rows, counts) for rows in padded]) if len(weights) else np.zeros((0, counts.size), bool)
+    load, own = np.nonzero(kept)
+    return _Entries(load, counts[own], own * placement.tensor_ways, spread[load], reach[load], padded[load, own])
+
+
+def _first_of_kind(shares: NDArray[np.float64], counts: Ints) -> NDArray[np.bool_]:
+    """Which groups [G] hold what no group before them holds: as many experts with the same shares [G, most experts]."""
+    keys = [(count, row.tobytes()) for count, row in zip(counts.tolist(), shares, strict=True)]
+    first = {key: group for group, key in reversed(list(enumerate(keys)))}
+    found = np.zeros(len(keys), dtype=np.bool_)
+    found[list(first.values())] = True
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _held(placement: Placement, experts: int, groups: int) -> tuple[Ints, Ints, Ints]:
+    """Expert, group, and copies of that expert, of every copy: group by group, in each by expert."""
+    placed = placement or contiguous_placement(experts, groups)
+    copies = np.array([len(held) for held in placed], dtype=np.int64)
+    expert = np.repeat(np.arange(len(placed)), copies)
+    group = np.array([g for held in placed for g in held], dtype=np.int64)
+    order = np.argsort(group, kind="stable")
+    return expert[order], group[order], copies[expert[order]]
+
+
+def _reach(
+    ffn: Ffn, shares: NDArray[np.float64], counts: Ints, drawn: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Expected number of expert groups that one token goes to [L], and the chance that it goes to the one that gets most [L].
+
+    `shares` [L, G] are the groups' parts of all pairs, `counts` [G] their experts. Equal loads (`drawn` [L]): a token's k
+    experts are a uniform draw without repetition, so a group of n experts is missed with probability C(E - n, k) / C(E, k).
+    Unequal loads: k independent draws (assumed, slightly high).
+    """
+    hit = 1.0 - (1.0 - np.minimum(shares, 1.0)) ** ffn.top_k
+    hit = np.where(counts > 0, hit, 0.0)
+    miss = np.ones(counts.size)
+    for i in range(ffn.top_k):
+        miss = miss * np.maximum(ffn.experts - counts - i, 0) / (ffn.experts - i)
+    groups = np.count_nonzero(counts)
+    plain = groups - miss[counts > 0].sum(), 1.0 - miss.min(initial=1.0)
+    return np.where(drawn, plain[0], hit.sum(axis=1)), np.where(drawn, plain[1], hit.max(axis=1, initial=0.0))
 
 
 def least_table(ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], load: Load) -> MoeTable:
-    """Two entries for each (placement, GPUs) that no placement on as many groups goes below on its fullest GPU.
+    """Two entries for each (placement, GPUs) that no placement on as many groups goes below on its fullest GPU."""
+    return least_tables(ffn, placements, [load])
+
+
+def least_tables(ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], loads: Sequence[Load]) -> MoeTable:
+    """The same for several loads, one after another (see `moe_tables`).
 
     Some GPU gets at least the mean of the routed pairs, for one expert or more. Some GPU reads at least the mean of the
     experts in use, rounded up, with a pair for each. Some GPU holds at least the mean of the experts.
     """
-    weights = np.array(load or (1.0,) * ffn.experts) / (sum(load) or ffn.experts)
-    groups = np.array([ways // placement.tensor_ways for placement, ways in placements], dtype=np.int64).repeat(2)
-    owner = np.arange(len(placements)).repeat(2)
-    ways, tensor = (np.array(column, dtype=np.int64).repeat(2) for column in (
+    count, weights = (
+        2 * len(placements),
+        [np.array(load or (1.0,) * ffn.experts) / (sum(load) or ffn.experts) for load in loads],
+    )
+    ways, tensor = (np.tile(np.array(column, dtype=np.int64).repeat(2), len(loads)) for column in (
         [ways for _, ways in placements], [placement.tensor_ways for placement, _ in placements]))  # fmt: skip
+    groups, owner = ways // tensor, np.arange(len(placements) * len(loads)).repeat(2)
     reads = np.arange(owner.size) % 2 == 1
-    shares = np.where(reads[:, None], weights, 0.0)
+    shares = np.where(reads[:, None], np.array(weights).reshape(len(loads), ffn.experts).repeat(count, axis=0), 0.0)
     shares[:, 0] = np.where(reads, shares[:, 0], 1.0 / groups)
     reach = 1.0 - (1.0 - 1.0 / groups) ** ffn.top_k
     part = np.where(reads, 1.0 / groups, 1.0)
@@ -148,7 +203,9 @@ def moe_rows(table: MoeTable, entry: Ints, tokens: Ints, ways: Ints, residual_sh
     cases, inverse = np.unique(entry * base + tokens, return_inverse=True)
     shares, drawn = table.shares[cases // base], cases % base
     routed = np.ceil(np.round(drawn.astype(np.float64) * top_k * shares.sum(axis=1), 6)).astype(np.int64)
-    used = 1.0 - (1.0 - np.minimum(shares * top_k, 1.0)) ** drawn[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):  # an expert that gets every token is never idle: log 0
+        idle = np.log1p(-np.minimum(table.shares * top_k, 1.0))[cases // base]
+        used = np.where(drawn[:, None] > 0, -np.expm1(idle * drawn[:, None]), 0.0)
     part = table.part[cases // base]
     active = np.minimum(np.ceil(np.round(part * used.sum(axis=1), 6)).astype(np.int64), np.maximum(routed, 0))
     routed = np.where(part < 1.0, active, routed)

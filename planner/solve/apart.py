@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.evaluate.separate import AttentionSide, Cases, expert_side, separate_makespan, separate_price
+from planner.evaluate.separate import AttentionSide, Cases, expert_sides, separate_makespan, separate_price
 from planner.evaluate.setting import Setting
 from planner.evaluate.slices import price_blocks
 from planner.evaluate.tables import Bill, Block, FfnOption, StageTable
@@ -312,7 +312,8 @@ class ApartSpace:
         few = Cases(batch[first], shard[first], option[2][first], laid[first], far_of[first], *lists, *kinds)
         near = self._near_side(tables, near_of, partition, mlp, sequences)
         layers = [(kind, layer) for kind, layer in enumerate(self.env.kinds) if layer.moe]
-        far = {kind: expert_side(self.env, layer, few).take(of_case) for kind, layer in layers}
+        sides = expert_sides(self.env, [layer for _, layer in layers], few)
+        far = {kind: side.take(of_case) for (kind, _), side in zip(layers, sides, strict=True)}
         cases = Cases(*columns, *lists, *kinds)
         price = separate_price(self.env, near, far, cases, np.ceil(kept / parts))
         memory = [min(self.env.cluster.kinds[kind].memory_bytes, self._most) + self._extra for kind in kinds]
