@@ -84,7 +84,8 @@ class StepPricing:
         chunks = self.training.virtual_stages
         count = len(stages)
         self.orders = [stage_order(self.training.schedule, i, count, choice.micro_batches, chunks) for i in range(count)]
-        self.exchanges = [_Exchange(env, sizes, choice, i, stage.parameters) for i, stage in enumerate(stages)]
+        stride = replica_stride(sizes, choice.replicas) or 0
+        self.exchanges = [_Exchange(env, choice, i, stage.parameters, stride) for i, stage in enumerate(stages)]
 
     def step(self, ends: Sequence[float] | None = None) -> Step:
         """Everything; `ends` where they are known."""
@@ -112,10 +113,10 @@ class StepPricing:
         """The memory of every stage."""
         return tuple(self._memory(i) for i in range(len(self.stages)))
 
-    def over_capacity(self) -> float:
-        """Bytes by which the fullest GPU exceeds its memory; 0 or less where the plan fits."""
+    def over_capacity(self, most: float = float("inf")) -> float:
+        """Bytes by which the fullest GPU exceeds its memory, or `most` of it; 0 or less where the plan fits."""
         return max(
-            memory.total - min(self.env.cluster.kind_of(rank).memory_bytes for rank in stage.devices)
+            memory.total - min(most, self.env.cluster.kind_of(stage.devices[0]).memory_bytes)
             for memory, stage in zip(self.memory(), self.choice.stages, strict=True)
         )
 
@@ -177,10 +178,10 @@ class StepPricing:
 class _Exchange:
     """What the copies of a stage's weights exchange in a step, and what each holds of them."""
 
-    def __init__(self, env: Setting, sizes: Sizes, choice: Choice, index: int, parameters: Sequence[Parameters]) -> None:
+    def __init__(self, env: Setting, choice: Choice, index: int, parameters: Sequence[Parameters], stride: int) -> None:
         self.env, self.choice, self.stage, self.parameters = env, choice, choice.stages[index], parameters
         self.training = choice.training or TrainingChoice()
-        self.stride = replica_stride(sizes, choice.replicas) or 0
+        self.stride = stride
         own = env.workload.training
         self.gradient = dtype_bytes(own.gradient_dtype if own else "fp32")
         self.state = OPTIMIZER_BYTES[own.optimizer if own else "adam"]

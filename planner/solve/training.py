@@ -105,6 +105,8 @@ class TrainingSearch:
             if least > most * (1 + SAME):
                 self.counts.drop("bound above the best plan", len(queue) + 1)
                 break
+            if not self._fits(pricing):
+                continue
             key = _pipeline_key(pricing.choice)
             if key not in ends:
                 ends[key] = pricing.ends()
@@ -119,7 +121,7 @@ class TrainingSearch:
         return best
 
     def _open(self, frame: Frame, most: float) -> list[tuple[float, int, StepPricing]]:
-        """The plans of a frame that fit, by bounds that are not above `most`; plans of the same stages are bounded once."""
+        """The plans of a frame whose bounds are not above `most`, the least first; plans of the same stages are bounded once."""
         queue: list[tuple[float, int, StepPricing]] = []
         parts, known = self._parts_of(frame), dict[object, tuple[tuple[TrainingStage, ...], float]]()
         for split, training in self.space.runs(frame):
@@ -136,7 +138,7 @@ class TrainingSearch:
             least = self._value(frame, pricing.bound())
             if least > most * (1 + SAME):
                 self.counts.drop("bound above the best plan")
-            elif self._fits(pricing):
+            else:
                 heapq.heappush(queue, (least, len(queue), pricing))
         return queue
 
@@ -150,9 +152,7 @@ class TrainingSearch:
     def _fits(self, pricing: StepPricing) -> bool:
         if self.ignore_memory:
             return True
-        over = pricing.over_capacity()
-        asked = max(memory.total for memory in pricing.memory()) - self.limits.caps.memory_bytes
-        worst = max(over, asked)
+        worst = pricing.over_capacity(self.limits.caps.memory_bytes)
         if worst > 0:
             self.excess = min(self.excess, worst)
             self.counts.drop("memory")
