@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,8 +23,8 @@ class MeasuredCollectives(Collectives):
     them, and no less than the row's for one alone: what was measured had the network to itself.
     """
 
-    def __init__(self, cluster: Cluster, rows: Mapping[str, Sample], data: dict[str, Any] | None = None) -> None:
-        super().__init__(cluster, data)
+    def __init__(self, cluster: Cluster, rows: Mapping[str, Sample]) -> None:
+        super().__init__(cluster)
         self._held = {
             (operation, int(ranks), int(nodes)): self._of(operation, sample, ranks, nodes)
             for operation, sample in rows.items()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from planner.cluster import Cluster, GpuKind, Measured
+from planner.cluster import Cluster, Measured
 from planner.costs.collectives import Collectives
 from planner.costs.comm_table import MeasuredCollectives
 from planner.costs.get_time import GetTime, Roofline
@@ -22,11 +20,11 @@ def load_table(path: str | Path) -> Measurements:
     return read_measurements(read_text(expanded(path)), str(path))
 
 
-def price_sources(cluster: Cluster, formulas: Callable[[GpuKind], GetTime] = Roofline) -> dict[str, GetTime]:
-    """GetTime of every GPU kind: `formulas`, under the kind's table where the cluster brings one."""
+def price_sources(cluster: Cluster) -> dict[str, GetTime]:
+    """GetTime of every GPU kind: the formulas, under the kind's table where the cluster brings one."""
     found: dict[str, GetTime] = {}
     for name, kind in cluster.kinds.items():
-        found[name], table = formulas(kind), cluster.gemm_tables.get(name)
+        found[name], table = Roofline(kind), cluster.gemm_tables.get(name)
         if table is not None:
             rows = _measurements(table, name)
             if not (rows.products or rows.attention):
@@ -35,15 +33,15 @@ def price_sources(cluster: Cluster, formulas: Callable[[GpuKind], GetTime] = Roo
     return found
 
 
-def collectives_of(cluster: Cluster, data: dict[str, Any] | None = None) -> Collectives:
+def collectives_of(cluster: Cluster) -> Collectives:
     """The collectives of a cluster: formulas, under its table where it brings one."""
     table = cluster.comm_table
     if table is None:
-        return Collectives(cluster, data)
+        return Collectives(cluster)
     rows = _measurements(table, next(iter(cluster.kinds)))
     if not rows.collectives:
         raise InputError("comm_table", table.name, "a table with rows of collectives")
-    return MeasuredCollectives(cluster, rows.collectives, data)
+    return MeasuredCollectives(cluster, rows.collectives)
 
 
 def _measurements(table: Measured, kind: str) -> Measurements:

@@ -177,7 +177,9 @@ def explain(
     sensitivity = sensitivities(env, space, choice, optimum, limit.binds, clock)
     others = other_values(search, choice, clock)
     bounds = lower_bounds(env, search, optimum, of_space=clock.left("the bounds of the space") is not None)
-    kept = tuple(f"the prices of {name} are measurements: better hardware leaves them as they are" for name in measured(env))
+    kept = tuple(
+        f"prices of {name} are measurements: better hardware changes them as it changes the formula's" for name in measured(env)
+    )
     return Explanation(
         chosen, evaluation, path, operators, busiest_gpu(env, sizes, choice, parts, evaluation),
         waiting(env, sizes, choice, evaluation), fullest_gpu(evaluation), limit, _best(optimum),

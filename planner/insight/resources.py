@@ -13,9 +13,11 @@ from typing import Any
 
 from planner.cluster import Cluster, Domain, GpuKind, Link
 from planner.costs.calibration import calibration
-from planner.costs.get_time import Roofline
+from planner.costs.collectives import Collectives
+from planner.costs.comm_table import MeasuredCollectives
+from planner.costs.get_time import GetTime, Roofline
 from planner.costs.pricer import Pricer
-from planner.costs.sources import collectives_of, price_sources
+from planner.costs.scaled import Scaled, ScaledCollectives
 from planner.costs.table import Table
 from planner.evaluate.setting import Setting, setting
 
@@ -53,15 +55,31 @@ ASSUMPTIONS = (
 def better(env: Setting, factors: Mapping[Resource, float]) -> Setting:
     """The same model and workload on hardware whose resources are better by these factors (2: twice as good).
 
-    A price source that is not the embedded roofline, such as a table of measurements, is kept as it is (see `measured`).
+    Measured tables change by the factor by which the formula's time of the same operator changes; a price source of another
+    kind is kept as it is (see `measured`).
     """
     cluster = _cluster(env.cluster, factors)
     data = _calibration(factors)
-    tables = price_sources(cluster, lambda kind: Roofline(kind, data))
-    kept = {name: source for name, source in env.pricer.sources.items() if not isinstance(source, Roofline | Table)}
-    pricer = Pricer(cluster, {**tables, **kept})
-    pricer.collectives = collectives_of(cluster, data)
+    pricer = Pricer(
+        cluster, {name: _better(source, Roofline(cluster.kinds[name], data)) for name, source in env.pricer.sources.items()}
+    )
+    pricer.collectives = _better_collectives(env.pricer.collectives, cluster, data)
     return setting(env.model, env.workload, cluster, pricer)
+
+
+def _better(source: GetTime, formula: Roofline) -> GetTime:
+    """A price source on better hardware, whose formula is given."""
+    if isinstance(source, Roofline):
+        return formula
+    if isinstance(source, Scaled):
+        return Scaled(source.table, formula)
+    return Scaled(source, formula) if isinstance(source, Table) else source
+
+
+def _better_collectives(found: Collectives, cluster: Cluster, data: dict[str, Any]) -> Collectives:
+    if isinstance(found, ScaledCollectives):
+        return ScaledCollectives(cluster, data, found.measured)
+    return ScaledCollectives(cluster, data, found) if isinstance(found, MeasuredCollectives) else Collectives(cluster, data)
 
 
 def alone(env: Setting, resource: Resource) -> Setting:
@@ -70,7 +88,7 @@ def alone(env: Setting, resource: Resource) -> Setting:
 
 
 def measured(env: Setting) -> tuple[str, ...]:
-    """GPU kinds whose prices are measurements, which no changed description makes faster."""
+    """GPU kinds with prices that are measurements, which a changed description changes only as it changes the formula."""
     return tuple(name for name, source in env.pricer.sources.items() if not isinstance(source, Roofline))
 
 
@@ -94,6 +112,8 @@ def _cluster(cluster: Cluster, factors: Mapping[Resource, float]) -> Cluster:
         kinds={name: kind(base) for name, base in cluster.kinds.items()},
         domains=tuple(Domain(domain.ranks, link(domain.link, Resource.INSIDE)) for domain in cluster.domains),
         network=link(cluster.network, Resource.BETWEEN),
+        gemm_tables={},  # measured on the real one
+        comm_table=None,
     )
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 
 from planner.api import choose
+from planner.clusters import load_cluster
+from planner.costs import GroupShape
+from planner.evaluate.setting import setting
 from planner.insight.changes import plan_latency
 from planner.insight.resources import FREE, TIMED, Resource, alone, better, measured
 from planner.solve.optimum import SpaceSearch
@@ -82,3 +87,28 @@ def test_a_resource_alone_is_its_part_of_a_price() -> None:
 def test_measurements_are_named() -> None:
     """The embedded source can be scaled; the library has no other."""
     assert measured(choose("helix:m4n4_exact").env) == ()
+
+
+def test_measured_prices_change_as_the_formula_changes(tmp_path: Path) -> None:
+    """A table that is twice as slow as the formula stays so on better hardware, in products and collectives alike."""
+    env = choose("helix:m4n4_exact").env
+    pricer = env.pricer
+    size, shape = (40_000, 8192, 512), GroupShape(16, 2, 8)
+    product = float(pricer.sources["h100"].get_time(*size))
+    reduced = float(pricer.collectives.time("all_reduce", 1e8, shape))
+    path = tmp_path / "slow.csv"
+    path.write_text(
+        "op,m,k,n,dtype,ranks,nodes,bytes,seconds\n"
+        f"gemm,40000,8192,512,bf16,,,,{2 * product}\nall_reduce,,,,,16,2,100000000,{2 * reduced}\n",
+        encoding="utf-8",
+    )
+    cluster = load_cluster({"nodes": [{"kind": "h100", "count": 2}], "gemm_table": str(path), "comm_table": str(path)})
+    own = setting(env.model, env.workload, cluster)
+    for resource in (Resource.COMPUTE, Resource.BETWEEN):
+        there, plain = better(own, {resource: 2.0}).pricer, better(env, {resource: 2.0}).pricer
+        again = better(better(own, {}), {resource: 2.0}).pricer
+        for one in (there, again):
+            assert one.sources["h100"].get_time(*size) == pytest.approx(2 * plain.sources["h100"].get_time(*size))
+            times = (each.collectives.time("all_reduce", 1e8, shape) for each in (one, plain))
+            assert next(times) == pytest.approx(2 * next(times))
+    assert measured(own) == ("h100",)
