@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -94,7 +95,8 @@ def batch(
     write_origin(root, sweep or from_ or root, table=sweep is None)
     listener = _Json() if json_ else _Told(root)
     try:
-        tally = Batch(found, root, _engine(engine, workers, address), retry_failed, listener).run()
+        with contextlib.redirect_stdout(sys.stderr):  # where Ray tells of lost nodes, which is no answer of ours
+            tally = Batch(found, root, _engine(engine, workers, address), retry_failed, listener).run()
     finally:
         listener.done()
     write_summaries(root, found.summaries)
@@ -159,6 +161,8 @@ def _sweep(sweep: Path | None, from_: Path | None) -> Sweep:
             None if sweep is None else str(sweep),
             "a sweep's YAML file, or else --from TABLE.csv, or --resume --out DIR",
         )
+    if sweep is not None and sweep.suffix.lower() == ".csv":
+        raise InputError("SWEEP", str(sweep), "a sweep's YAML file; a table is given as --from TABLE.csv")
     return read_sweep(sweep) if sweep is not None else read_table(from_)  # type: ignore[arg-type]  # one of them is given
 
 
@@ -220,10 +224,13 @@ def _put(text: str | None, output: Path | None, value: object = None) -> None:
 
 
 class _Json:
-    """Every event as one line of JSON."""
+    """Every event as one line of JSON on standard output as it is now."""
+
+    def __init__(self) -> None:
+        self.stream = sys.stdout
 
     def __call__(self, event: Event) -> None:
-        say(json.dumps(event, ensure_ascii=False, default=str))
+        say(json.dumps(event, ensure_ascii=False, default=str), self.stream)
 
     def done(self) -> None:
         """Nothing is left on the screen."""

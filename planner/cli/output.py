@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, TextIO
 
 QUIET_S = 2.0
 """A search that ends within this time shows no progress, except on a terminal."""
@@ -23,18 +23,18 @@ class Format(StrEnum):
     json = "json"
 
 
-def say(text: str) -> None:
-    """Print to standard output; a reader who has left is no error."""
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print to standard output, or to a stream that was; a reader who has left is no error."""
     try:
-        print(text, flush=True)
+        print(text, file=stream or sys.stdout, flush=True)
     except BrokenPipeError:
-        close_quietly()
+        close_quietly(stream)
 
 
-def close_quietly() -> None:
+def close_quietly(stream: TextIO | None = None) -> None:
     """Let whatever is still to be written to a closed pipe vanish."""
     with contextlib.suppress(OSError, ValueError):  # standard output has no file behind it, or is closed
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
 
 
 def say_json(value: object) -> None:

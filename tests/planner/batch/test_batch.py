@@ -21,6 +21,7 @@ from planner.batch.folders import FACTS, UnwritableError, run_folders
 from planner.batch.index import NAME
 from planner.batch.rebuild import rebuild
 from planner.batch.sweep import read_sweep
+from planner.cli.app import main
 from tests.planner.batch.stores import ROOT, command, contents, planner, run_sweep, tiny_sweep, write_sweep
 
 BAD = {"name": "no such model", "model": "gpt-17"}
@@ -311,6 +312,16 @@ def test_json_events_and_exit_code(sweep, tmp_path):
     assert all(event["rate"] > 0 for event in runs) and runs[-1]["best"]["latency"] == events[-1]["best"]["latency"]["value"]
     (failed,) = [event for event in events if event["event"] == "run" and event["status"] == "bad_input"]
     assert "gpt-17" in failed["error"] and failed["label"].startswith("no such model")
+
+
+def test_nothing_but_events_goes_to_standard_output(tmp_path, monkeypatch, capsys):
+    """Ray prints to standard output when a node is lost."""
+    monkeypatch.setattr(work, "run_files", lambda result, real=work.run_files: print("a node is lost") or real(result))
+    sweep = write_sweep(tmp_path, tiny_sweep((1, 2), (16,)))
+    assert main(["batch", str(sweep), "--out", str(tmp_path / "store"), "--engine", "serial", "--json"]) == 0
+    told = capsys.readouterr()
+    assert [json.loads(line)["event"] for line in told.out.splitlines()] == ["start", "run", "run", "end"]
+    assert told.err == "a node is lost\n" * 2
 
 
 def test_there_must_be_something_to_resume(sweep, tmp_path):

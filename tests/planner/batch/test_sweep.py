@@ -194,6 +194,12 @@ def test_a_wrong_table_is_refused(tmp_path, text, told):
     assert told in str(refused.value)
 
 
+def test_a_table_in_the_place_of_a_sweep_is_told_so(tmp_path):
+    (tmp_path / "t.csv").write_text("model\ngpt2\n")
+    done = planner("batch", tmp_path / "t.csv", "--dry-run")
+    assert done.returncode == 2 and "--from" in done.stderr
+
+
 def test_a_dry_run_solves_nothing(tmp_path):
     path = write_sweep(tmp_path, tiny_sweep(range(1, 101), (16, 32)))
     done = planner("batch", path, "--dry-run")
