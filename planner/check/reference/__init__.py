@@ -12,11 +12,12 @@ Where PyTorch and transformers are installed, `reference_logits` runs Hugging Fa
   [S, L, E], routes and route_weights [S, L, k], expert_output [S, L, k, hidden], shared_gate_proj, shared_up, shared_active,
   shared_gate [S, L, 1], shared [S, L, hidden] (behind its gate)
 
-and outside the layers (None) embedding.y, head.xn, head.logits.
+and outside the layers (None) embedding.y, head.xn, head.logits. `backward` gives the gradients of its training loss.
 """
 
 from __future__ import annotations
 
+from planner.check.reference.backward import Gradients, backward, targets_of
 from planner.check.reference.constants import NORM_EPS, ROPE_BASE
 from planner.check.reference.forward import forward
 from planner.check.reference.inputs import Tokens, Trace, Weights
@@ -26,12 +27,15 @@ from planner.check.reference.weights import random_weights
 __all__ = [
     "NORM_EPS",
     "ROPE_BASE",
+    "Gradients",
     "HfTrace",
     "Tokens",
     "Trace",
     "Weights",
     "available",
+    "backward",
     "forward",
     "random_weights",
     "reference_logits",
+    "targets_of",
 ]
