@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from planner.batch.points import load_point, spec_of
 from planner.batch.sweep import MOST_PROBLEMS, read_sweep, read_table
 from planner.batch.work import ask
 from planner.errors import InputError
-from tests.planner.batch.stores import TINY, planner, tiny_sweep, write_sweep
+from tests.planner.batch.stores import ROOT, TINY, planner, tiny_sweep, write_sweep
 
 
 def labels(folder, **content):
@@ -192,6 +193,15 @@ def test_a_wrong_table_is_refused(tmp_path, text, told):
     with pytest.raises(InputError) as refused:
         read_table(path)
     assert told in str(refused.value)
+
+
+def test_the_sweep_of_the_readme(tmp_path):
+    text = (ROOT / "README.md").read_text()
+    found = re.search(r"```yaml\n(schema: planner.sweep/1\n.*?)```", text, re.DOTALL)
+    (tmp_path / "sweep.yaml").write_text(found[1])
+    points = list(read_sweep(tmp_path / "sweep.yaml").points())
+    assert len(points) == 10 and "the ten problems" in text
+    assert all(load_point(spec_of(point)) for point in points)
 
 
 def test_a_table_in_the_place_of_a_sweep_is_told_so(tmp_path):
