@@ -2,7 +2,8 @@
 
 The package (NVIDIA, Apache-2.0) holds Parquet files of times in ms, `systems/data/SYSTEM/FAMILY/BACKEND/VERSION/TABLE`,
 measured by the kernels of one inference runtime (BACKEND). Read here: products, prefill and decode attention, MLA, and
-NCCL inside a node. Sliding windows, block-scaled and weight-only formats stay with the formulas.
+NCCL inside a node. Sliding windows, block-scaled and weight-only formats stay with the formulas, and so does decode with
+more than 32 query heads to a KV head: there the runtimes fall back to kernels that take several times as long.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ DTYPES = {
 }  # fmt: skip
 COMM_BYTES = {"half": 2.0, "bfloat16": 2.0, "int8": 1.0}
 COMM = {"all_reduce": "all_reduce", "all_gather": "all_gather", "reduce_scatter": "reduce_scatter", "alltoall": "all_to_all"}
+MOST_GROUP = 32  # query heads to a KV head
+STRAYS = 3.0  # a row that is more times off the others of its kind was disturbed (see `Table`)
 MLA_PREFILL, MLA_DECODE = (192.0, 128.0), (576.0, 512.0)  # query and value dims, expanded and absorbed (DeepSeek-V3)
 Key = TypeVar("Key", str, AttentionClass)
 Columns = Mapping[str, np.ndarray[Any, Any]]
@@ -83,7 +86,8 @@ def prefill_of(columns: Columns) -> dict[AttentionClass, Sample]:
 
 def decode_of(columns: Columns) -> dict[AttentionClass, Sample]:
     """Decode attention without a window: one query, `step` tokens in the cache besides its own."""
-    keys = _classes(columns, "attn_dtype", decode=True)
+    whole = columns["num_heads"] <= MOST_GROUP * columns["num_key_value_heads"]
+    keys = [key if good else None for key, good in zip(_classes(columns, "attn_dtype", decode=True), whole, strict=True)]
     return _attention(columns, keys, columns["num_key_value_heads"], (columns["head_dim"], columns["head_dim"]), decode=True)
 
 

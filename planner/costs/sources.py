@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from planner.cluster import Cluster, Measured
@@ -9,7 +10,7 @@ from planner.costs.collectives import Collectives
 from planner.costs.comm_table import MeasuredCollectives
 from planner.costs.get_time import GetTime, Roofline
 from planner.costs.rows import Measurements, read_measurements
-from planner.costs.silicon import silicon_measurements
+from planner.costs.silicon import STRAYS, silicon_measurements
 from planner.costs.table import Table
 from planner.errors import InputError
 from planner.files import expanded, read_text
@@ -29,7 +30,7 @@ def price_sources(cluster: Cluster) -> dict[str, GetTime]:
             rows = _measurements(table, name)
             if not (rows.products or rows.attention):
                 raise InputError("gemm_table", table.name, "a table with rows of products or attention")
-            found[name] = Table(rows, found[name])
+            found[name] = Table(rows, found[name], math.inf if table.csv else STRAYS)
     return found
 
 

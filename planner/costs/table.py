@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -16,13 +18,15 @@ MEASURED, EXTRAPOLATED = "measured", "extrapolated"
 class Table:
     """Products and attention from measured rows (see `Held`); other operators, and dtypes without rows, are the fallback's.
 
-    A price between measured rows is tagged `measured`, one beyond all of them `extrapolated`.
+    A price between measured rows is tagged `measured`, one beyond all of them `extrapolated`. Rows whose time over the
+    fallback's is more than `strays` times off the median of their kind are left out: with tens of thousands of rows some
+    were disturbed, and one that is a hundredfold off would bend all that are larger.
     """
 
     source = MEASURED
 
-    def __init__(self, rows: Measurements, fallback: GetTime) -> None:
-        self.fallback, self._rows = fallback, rows
+    def __init__(self, rows: Measurements, fallback: GetTime, strays: float = math.inf) -> None:
+        self.fallback, self._rows, self._strays = fallback, rows, strays
         self._held: dict[str | AttentionClass, Held] = {}
 
     def source_of(
@@ -85,7 +89,10 @@ class Table:
             sample = self._rows.attention.get(key) if isinstance(key, AttentionClass) else self._rows.products.get(key)
             if sample is None:
                 return None
-            self._held[key] = Held(sample.points, sample.seconds, self._guess(key, sample.points))
+            guess = self._guess(key, sample.points)
+            ratio = sample.seconds / guess
+            good = np.maximum(ratio / np.median(ratio), np.median(ratio) / ratio) <= self._strays
+            self._held[key] = Held(sample.points[good], sample.seconds[good], guess[good])
         return self._held[key]
 
     def _guess(self, key: str | AttentionClass, points: Array) -> Array:

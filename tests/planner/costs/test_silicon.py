@@ -23,9 +23,9 @@ PREFILL = {
     "kv_cache_dtype": ["fp8"] * 3, "step": [0, 0, 0], "latency": [0.1, 0.01, 0.05],
 }  # fmt: skip
 DECODE = {
-    "batch_size": [4, 4], "isl": [1, 1], "num_heads": [8, 8], "num_key_value_heads": [2, 2], "head_dim": [128, 128],
-    "window_size": [0, 0], "attn_dtype": ["bfloat16"] * 2, "kv_cache_dtype": ["bfloat16", "fp8"], "step": [1023, 1023],
-    "latency": [0.02, 0.015],
+    "batch_size": [4, 4, 4], "isl": [1, 1, 1], "num_heads": [8, 8, 64], "num_key_value_heads": [2, 2, 1],
+    "head_dim": [128, 128, 128], "window_size": [0, 0, 0], "attn_dtype": ["bfloat16"] * 3,
+    "kv_cache_dtype": ["bfloat16", "fp8", "fp8"], "step": [1023, 1023, 1023], "latency": [0.02, 0.015, 0.1],
 }  # fmt: skip
 MLA = {
     "mla_dtype": ["bfloat16"], "kv_cache_dtype": ["bfloat16"], "num_heads": [16], "batch_size": [4], "isl": [1], "step": [4095],
@@ -53,7 +53,8 @@ def test_attention_has_whole_caches_only():
     (kernel, sample), *rest = prefill.items()
     assert (kernel, rest) == (AttentionClass.of(512, True, False, "bf16", "fp8"), [])
     assert sample.points.tolist() == [[2, 8, 2, 512, 512, 128, 128]]  # neither the window nor the single token
-    assert {kernel.kv_dtype: sample.points[0][4] for kernel, sample in decode.items()} == {"bf16": 1024, "fp8": 1024}
+    found = {kernel.kv_dtype: sample.points[:, [1, 4]].tolist() for kernel, sample in decode.items()}
+    assert found == {"bf16": [[8, 1024]], "fp8": [[8, 1024]]}  # not the fallback kernel of 64 heads on one cache
     assert mla[AttentionClass.of(1, True, True, "bf16", None)].points.tolist() == [[4, 16, 1, 1, 4096, 576, 512]]
 
 

@@ -73,6 +73,19 @@ def test_other_dtypes_and_operators_fall_back_and_say_so(table):
     assert np.array_equal(table.elementwise([0, 1e9]), plain.elementwise([0, 1e9]))
 
 
+def test_a_disturbed_row_is_left_out_of_a_large_table(tmp_path):
+    """A small product that took a hundred times as long would make every larger one slow."""
+    plain, path = Roofline(load_gpu("h100")), tmp_path / "many.csv"
+    sizes = [(m, 4096, 4096) for m in (256, 512, 1024, 2048, 4096)]
+    times = [float(plain.get_time(*size)) * (100 if size[0] == 512 else 2) for size in sizes]
+    rows = [f"{m},{k},{n},bf16,{seconds}" for (m, k, n), seconds in zip(sizes, times, strict=True)]
+    path.write_text("\n".join(["m,k,n,dtype,seconds", *rows]), encoding="utf-8")
+    every, trusted = Table(load_table(path), plain), Table(load_table(path), plain, strays=3.0)
+    assert float(every.get_time(2048, 4096, 4096)) > 1.5 * times[3]
+    assert float(trusted.get_time(2048, 4096, 4096)) == pytest.approx(times[3])
+    assert times[0] <= float(trusted.get_time(512, 4096, 4096)) <= times[2]
+
+
 @pytest.mark.parametrize(
     ("sizes", "tag"),
     [((256, 1024, 1024, 1), "measured"), ((300, 1100, 1030, 1), "measured"), ((64, 1024, 1023, 1), "extrapolated"),
