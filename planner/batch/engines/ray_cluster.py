@@ -15,6 +15,7 @@ from planner.errors import InputError
 IN_FLIGHT = 2
 """Tasks given out for each CPU of the cluster."""
 KNOCK_S = 20.0
+TOKEN = "one that asks for a token needs RAY_AUTH_MODE=token and its ~/.ray/auth_token here"
 RETRIES = 3
 """How often Ray itself runs a task again whose worker or node is lost."""
 
@@ -49,7 +50,8 @@ class RayEngine:
             else:
                 ray.init(num_cpus=self.workers, include_dashboard=False, **quiet)
         except (ConnectionError, RuntimeError, ValueError, OverflowError, OSError) as error:
-            allowed = f"the address of a running Ray cluster, such as auto or HOST:6379 ({' '.join(str(error).split())[:200]})"
+            told = " ".join(str(error).split())[:200]
+            allowed = f"the address of a running Ray cluster, such as auto or HOST:6379 ({told}; {TOKEN})"
             raise InputError("--address", self.address, allowed) from None
 
     def _drain(self, ray: Any, tasks: Iterator[Task]) -> Iterator[Outcome]:
