@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, overload
 
 from search_spaces.sizes import LARGE_CLUSTER, Sizes, divisors, share
 
@@ -28,7 +28,11 @@ class TokenSplit(NamedTuple):
     inner: int = 1
     block: int = 1
 
-    def laid(self, ranks: tuple[int, ...]) -> tuple[int, ...]:
+    @overload
+    def laid(self, ranks: tuple[int, ...]) -> tuple[int, ...]: ...
+    @overload
+    def laid(self, ranks: tuple[int, ...] | range) -> tuple[int, ...] | range: ...
+    def laid(self, ranks: tuple[int, ...] | range) -> tuple[int, ...] | range:
         """The ranks of a stage in the order of its grid. The first and the last one keep their places."""
         if self.inner == 1:
             return ranks

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate, repeat
 from operator import mul
 
@@ -100,8 +100,18 @@ class Ground:
 
     def count(self, stride: int, counts: tuple[int, ...], options: Mapping[int, int], *, use_all: bool) -> int:
         """The number of plans of linear pipelines, given the number of options of a stage of each width."""
-        layers, total, allowed = self.sizes.layers, 0, frozenset(counts)
-        widths = [w for w in self.widths(stride) if options[w]]
+        widths = tuple(w for w in self.widths(stride) if options[w])
+        key = (stride, counts, use_all, widths, tuple(options[w] for w in widths))
+        if key not in self._counted:
+            self._counted[key] = self._count(stride, counts, dict(zip(widths, key[4], strict=True)), use_all)
+        return self._counted[key]
+
+    @cached_property
+    def _counted(self) -> dict[tuple[object, ...], int]:
+        return {}
+
+    def _count(self, stride: int, counts: tuple[int, ...], options: dict[int, int], use_all: bool) -> int:
+        layers, total, allowed, widths = self.sizes.layers, 0, frozenset(counts), list(options)
         for n in divisors(layers):
             for w in widths if n in allowed else ():
                 if n <= self.reach(0, w, stride) and (n * w == stride or not use_all):
@@ -164,6 +174,7 @@ class _Powers:
         return self._sums[key]
 
 
+@lru_cache(maxsize=256)
 def layer_splits(layers: int, most: int) -> dict[tuple[int, int], list[tuple[int, int]]]:
     """For every (n, m) of at most `most` stages in all: the (a, b) with n runs of a and m of b layers making `layers`."""
     found: dict[tuple[int, int], list[tuple[int, int]]] = {}

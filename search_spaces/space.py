@@ -180,6 +180,12 @@ class SearchSpace:
             found.append((devices[experts:], devices[:experts]))
         return tuple((near, far) for near, far in found if self.one_kind(near) and self.one_kind(far))
 
+    def _count_sides(self, attention: int, experts: int) -> int:
+        """How many `sides` there are."""
+        if self.regular:
+            return int(self.placed(0, attention) and self.placed(attention, experts))
+        return len(self.sides(attention, experts))
+
     def mlp_choices(self, ways: int) -> tuple[int, ...]:
         """MLP ways on `ways` GPUs; where no layer has a dense FFN only the full width is told apart."""
         if not self.sizes.dense:
@@ -383,7 +389,7 @@ class SearchSpace:
             ways = {e: sum(1 for _ in self.pinned(0).experts.separate(self.sizes, e)) for e in some}
             for attention, experts in self.separate_splits(stride):
                 if ways[experts]:
-                    found[attention] = found.get(attention, 0) + ways[experts] * len(self.sides(attention, experts))
+                    found[attention] = found.get(attention, 0) + ways[experts] * self._count_sides(attention, experts)
             self._placements[stride] = found
         return self._placements[stride]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,8 @@ from numpy.typing import NDArray
 
 from planner.cluster import Cluster, Link
 
-Ints = int | NDArray[np.int64]
+Array = NDArray[np.int64]
+Ints = int | Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +38,57 @@ def cluster_links(cluster: Cluster) -> tuple[tuple[Link, str], ...]:
     return tuple(sorted(pairs, key=lambda pair: (pair[0].bandwidth, -pair[0].latency_s, pair[1], pair[0].name)))
 
 
-def group_shape(cluster: Cluster, family: Sequence[Sequence[int]]) -> GroupShape:
-    """The shape that prices a family of same-role groups which run at once: each field is that of its worst member.
+class Places:
+    """Where the ranks of a cluster are: domain of each rank [ranks] and link of each domain [domains], as arrays."""
 
-    Most ranks, most domains, most ranks in a domain, fewest in the narrowest domain, most groups leaving one domain,
-    slowest link: the price is that of the worst member, or above it where no single member is worst in everything.
-    """
-    order = {pair: index for index, pair in enumerate(cluster_links(cluster))}
-    leaving: Counter[int] = Counter()
-    ranks = domains = widest = 1
-    narrowest = cluster.size
-    link = len(order) - 1
+    def __init__(self, cluster: Cluster) -> None:
+        order = {pair: index for index, pair in enumerate(cluster_links(cluster))}
+        self.size, self.links = cluster.size, len(order)
+        self.link_of = np.array([order[(domain.link, cluster.device_kinds[domain.ranks[0]])] for domain in cluster.domains])
+        self.domain_of = np.asarray(cluster.domain_of)
+
+    def shape(self, family: Sequence[Array]) -> GroupShape:
+        """The shape that prices a family of same-role groups which run at once, given as arrays [groups, ranks of a group].
+
+        Each field is that of its worst member: most ranks, most domains, most ranks in a domain, fewest in the narrowest
+        domain, most groups leaving one domain, slowest link. So the price is that of the worst member, or above it where
+        no single member is worst in everything.
+        """
+        leaving = np.zeros(self.link_of.size, dtype=np.int64)
+        ranks = domains = widest = 1
+        narrowest, link = self.size, self.links - 1
+        for groups in family:
+            inside = np.sort(self.domain_of[groups], axis=1)  # equal domains side by side, group after group
+            first = np.ones(inside.shape, dtype=bool)
+            first[:, 1:] = inside[:, 1:] != inside[:, :-1]
+            begin = np.nonzero(first.ravel())[0]
+            owner, found = begin // groups.shape[1], np.diff(np.append(begin, inside.size))  # of every (group, domain)
+            spans = np.bincount(owner, minlength=len(groups))
+            ranks, domains, widest = max(ranks, groups.shape[1]), max(domains, int(spans.max())), max(widest, int(found.max()))
+            across = spans[owner] > 1
+            leaving += np.bincount(inside.ravel()[begin[across]], minlength=leaving.size)
+            narrowest = min(narrowest, int(found[across].min(initial=narrowest)))
+            link = min(link, int(self.link_of[inside].min()))
+        return GroupShape(ranks, domains, widest, max(1, int(leaving.max())), min(narrowest, widest), link)
+
+    def stage_shape(self, site: Sequence[int], stride: int, size: int) -> GroupShape:
+        """The shape of the groups of `size` places, `stride` apart, that partition the places of a stage."""
+        block = stride * size
+        if len(site) % block:
+            some = (tuple(site[at + x : at + block : stride]) for at in range(0, len(site), block) for x in range(stride))
+            return self.shape(arrays_of(group for group in some if group))
+        places = np.asarray(site).reshape(-1, size, stride)
+        return self.shape([places.transpose(0, 2, 1).reshape(-1, size)])
+
+
+def group_shape(cluster: Cluster, family: Sequence[Sequence[int]]) -> GroupShape:
+    """The shape that prices a family of same-role groups which run at once (see `Places.shape`)."""
+    return Places(cluster).shape(arrays_of(family))
+
+
+def arrays_of(family: Iterable[Sequence[int]]) -> list[Array]:
+    """Groups of equal size as one array [groups, ranks of a group] each."""
+    sizes: dict[int, list[Sequence[int]]] = {}
     for group in family:
-        inside = Counter(cluster.domain_of[rank] for rank in group)
-        ranks, domains = max(ranks, len(group)), max(domains, len(inside))
-        widest = max(widest, *inside.values())
-        if len(inside) > 1:
-            leaving.update(inside.keys())
-            narrowest = min(narrowest, *inside.values())
-        pairs = (cluster.domains[index] for index in inside)
-        link = min(link, *(order[(domain.link, cluster.device_kinds[domain.ranks[0]])] for domain in pairs))
-    narrowest = min(narrowest, widest)
-    return GroupShape(ranks, domains, widest, max(leaving.values(), default=1), narrowest, link)
+        sizes.setdefault(len(group), []).append(group)
+    return [np.array(groups, dtype=np.int64) for groups in sizes.values()]

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from planner.cluster import Cluster
 from planner.costs.attention import backward_attention
 from planner.costs.get_time import GetTime
-from planner.costs.groups import GroupShape, group_shape
+from planner.costs.groups import GroupShape, Places, arrays_of
 from planner.costs.sources import collectives_of, price_sources
-from planner.graph.devices import families
 from planner.graph.ops import COLLECTIVES, Group, Kind, Op, Role, Store
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Site = tuple[int, ...]
+Site = tuple[int, ...] | range
 """The ranks of a stage, in the order of its grid."""
 
 
@@ -50,13 +49,14 @@ class Pricer:
         self.cluster = cluster
         self.collectives = collectives_of(cluster)
         self.sources = price_sources(cluster) | (sources or {})
+        self.places = Places(cluster)
         self._shapes: dict[tuple[Site, int, int], GroupShape] = {}
 
     def shape(self, site: Site, stride: int, size: int) -> GroupShape:
         """Shape of the family of groups of `size` GPUs, `stride` places apart, in a stage."""
         key = (site, stride, size)
         if key not in self._shapes:
-            self._shapes[key] = group_shape(self.cluster, families(site, stride, size))
+            self._shapes[key] = self.places.stage_shape(site, stride, size)
         return self._shapes[key]
 
     def copies_shape(self, devices: Site, replicas: int, stride: int, copies: int) -> GroupShape:
@@ -70,7 +70,7 @@ class Pricer:
             groups = [
                 tuple(rank + r * stride for r in range(replicas) for rank in devices[place::apart]) for place in range(apart)
             ]
-            self._shapes[key] = group_shape(self.cluster, groups)
+            self._shapes[key] = self.places.shape(arrays_of(groups))
         return self._shapes[key]
 
     def seconds(self, op: Op, sites: Sites) -> Array:
@@ -144,6 +144,7 @@ def live_peak(role: Role, rows: tuple[int, ...]) -> tuple[Array, dict[Store, Arr
     """
     last: dict[str, int] = {name: at for at, op in enumerate(role.ops) for name in op.inputs}
     sizes: dict[str, tuple[Array, Store]] = {} if role.x is None else {role.x.name: (role.x.bytes, role.x.store)}
+    alive = dict(sizes)
     peak = np.full(rows, -1.0)
     at_peak = {store: np.zeros(rows) for store in Store}
     for at, op in enumerate(role.ops):
@@ -153,12 +154,14 @@ def live_peak(role: Role, rows: tuple[int, ...]) -> tuple[Array, dict[Store, Arr
         if op.group is not None:
             present = present * (np.asarray(op.group.size) > 1)
         held = sizes.get(op.output.name, (np.zeros(()), op.output.store))[0]
-        sizes[op.output.name] = (np.maximum(held, op.output.bytes * present), op.output.store)
-        now = {store: np.zeros(rows) for store in Store}
-        for name, (amount, store) in sizes.items():
-            now[store] = now[store] + np.where(last.get(name, at) >= at, amount, 0.0)
-        total = np.sum([now[store] for store in Store], axis=0)
+        alive[op.output.name] = sizes[op.output.name] = (np.maximum(held, op.output.bytes * present), op.output.store)
+        alive = {name: tensor for name, tensor in alive.items() if last.get(name, at) >= at}
+        now: dict[Store, Array] = {}
+        for amount, store in alive.values():
+            now[store] = now.get(store, np.zeros(())) + amount
+        total = np.broadcast_to(np.asarray(sum(now.values())), rows)
         higher = total > peak
-        peak = np.where(higher, total, peak)
-        at_peak = {store: np.where(higher, now[store], at_peak[store]) for store in Store}
+        if higher.any():
+            peak = np.where(higher, total, peak)
+            at_peak = {store: np.where(higher, now.get(store, 0.0), at_peak[store]) for store in Store}
     return np.maximum(peak, 0.0), at_peak

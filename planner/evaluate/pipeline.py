@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from planner.evaluate.setting import Setting
 from planner.graph.expand import handover_bytes
 
@@ -47,17 +50,19 @@ def _transfer(env: Setting, source: tuple[int, ...], target: tuple[int, ...], se
 
 @lru_cache(maxsize=65536)
 def crossing_fraction(domain_of: tuple[int, ...], source: tuple[int, ...], target: tuple[int, ...]) -> float:
-    """Largest share of any GPU's slices that leaves its domain.
+    """Largest share of any GPU's slices that leaves its domain; see `crossing_share`."""
+    used = max(*source, *target) + 1
+    return crossing_share(np.asarray(domain_of[:used]), source, target)
+
+
+def crossing_share(domains: NDArray[np.int64], source: Sequence[int], target: Sequence[int]) -> float:
+    """Largest share of any GPU's slices that leaves its domain, given the domain of each rank; the sets have no rank in common,
+    or are one rank and the same.
 
     Slice t of max(senders, receivers) goes from sender t * senders // slices to receiver t * receivers // slices.
     """
     slices = max(len(source), len(target))
-    leaving: dict[int, int] = {}
-    total: dict[int, int] = {}
-    for t in range(slices):
-        pair = source[t * len(source) // slices], target[t * len(target) // slices]
-        crosses = domain_of[pair[0]] != domain_of[pair[1]]
-        for rank in pair:
-            leaving[rank] = leaving.get(rank, 0) + crosses
-            total[rank] = total.get(rank, 0) + 1
-    return max(leaving[rank] / total[rank] for rank in total)
+    ends = [np.arange(slices) * len(side) // slices for side in (source, target)]
+    near, far = (domains[np.asarray(side)][end] for side, end in zip((source, target), ends, strict=True))
+    shares = [np.bincount(end, near != far) / np.bincount(end) for end in ends]
+    return float(max(share.max() for share in shares))

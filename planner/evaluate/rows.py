@@ -36,8 +36,12 @@ def partition_table(partitions: Sequence[AttentionPartition], spec: Attention, p
     """All partitions as columns; every entry stands for the largest share of tokens, segments and columns."""
     entries: list[tuple[int, ...]] = []
     signatures = []
+    classes: dict[tuple[int, tuple[int, ...]], tuple[tuple[int, int], ...]] = {}
     for owner, p in enumerate(partitions):
-        for heads, kv_heads in head_classes(p, spec):
+        key = (p.head_groups, p.heads_per_group)
+        if key not in classes:
+            classes[key] = head_classes(p, spec)
+        for heads, kv_heads in classes[key]:
             entries.append((
                 owner, p.ways, p.batch_parts, p.context_parts, p.head_groups, p.dimension_segments, heads, kv_heads,
                 int(p.score_reduce), int(p.softmax == "scattered"), int(p.output_projection == "gather"),

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.costs.memory import COLLECTIVE_BYTES, reserve_bytes
-from planner.costs.pricer import Sites
-from planner.evaluate.pipeline import crossing_fraction
+from planner.costs.pricer import Site, Sites
+from planner.evaluate.pipeline import crossing_share
 from planner.evaluate.setting import LayerKind, Setting
 from planner.evaluate.tables import MOST_ROWS, Bill, expand_cases, reduce_cases, to_bill
 from planner.graph.experts import Load, MoeTable, least_tables, moe_rows, moe_tables
@@ -107,8 +107,8 @@ class Cases:
     attention_site: Ints
     expert_site: Ints
     placements: tuple[ExpertPlacement, ...]
-    attention_places: tuple[tuple[int, ...], ...]
-    expert_places: tuple[tuple[int, ...], ...]
+    attention_places: tuple[Site, ...]
+    expert_places: tuple[Site, ...]
     attention_kind: str
     expert_kind: str
 
@@ -235,7 +235,7 @@ def _crossing(env: Setting, cases: Cases) -> Array:
     """Largest share of any GPU's tokens that leaves its domain [N]."""
     pairs, inverse = np.unique(np.stack([cases.attention_site, cases.expert_site]), axis=1, return_inverse=True)
     places = cases.attention_places, cases.expert_places
-    found = [crossing_fraction(env.cluster.domain_of, places[0][a], places[1][e]) for a, e in pairs.T]
+    found = [crossing_share(env.pricer.places.domain_of, places[0][a], places[1][e]) for a, e in pairs.T]
     return np.array(found)[inverse.ravel()]
 
 

@@ -67,5 +67,6 @@ def _choice(search: SpaceSearch, branch: Branch, path: Path, pin: Pin) -> Choice
         if slot is None:
             raise ValueError("a found stage has a slot")
         option = branch.option_at(slot, int(branch.best(slot, pin or None)[1][rows[leg.start, leg.stop]]))
-        stages.append(StageChoice(leg.stop - leg.start, slot.devices, option.attention, option.mlp_ways, option.experts))
+        devices = tuple(slot.devices)
+        stages.append(StageChoice(leg.stop - leg.start, devices, option.attention, option.mlp_ways, option.experts))
     return Choice(branch.replicas, branch.micro_batches, tuple(stages))

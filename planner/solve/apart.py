@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.costs.pricer import Site
 from planner.evaluate.separate import AttentionSide, Cases, expert_sides, separate_makespan, separate_price
 from planner.evaluate.setting import Setting
 from planner.evaluate.slices import price_blocks
 from planner.evaluate.tables import Bill, Block, FfnOption, StageTable
-from planner.solve.candidates import ApartFound, Candidates, Rows
+from planner.solve.candidates import ApartAsked, ApartFound, Candidates, Rows
+from planner.solve.dominance import undominated
 from planner.solve.objective import SAME
 from planner.solve.pin import Pin, pinned
 from search_spaces.attention import AttentionPartition, TokenSplit
@@ -33,10 +35,10 @@ class ApartSpace:
         self.sequences = tuple(sorted({space.sequences(r, m) for r, m in space.branches}))
 
     @cached_property
-    def splits(self) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+    def splits(self) -> tuple[tuple[Site, Site], ...]:
         """(attention ranks, expert ranks) of every split over all branches."""
         strides = {self.space.stride(r) for r, _ in self.space.branches}
-        found: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+        found: list[tuple[Site, Site]] = []
         for attention, experts in dict.fromkeys(s for stride in sorted(strides) for s in self.space.separate_splits(stride)):
             if self.placements(experts):
                 found += self.space.sides(attention, experts)
@@ -53,11 +55,15 @@ class ApartSpace:
         return {}
 
     @cached_property
-    def near(self) -> dict[tuple[int, ...], StageTable]:
+    def near(self) -> dict[Site, StageTable]:
         """Priced attention sides by their ranks."""
+        return self._sides_on(tuple(dict.fromkeys(near for near, _ in self.splits)))
+
+    def _sides_on(self, places: tuple[Site, ...]) -> dict[Site, StageTable]:
+        """Priced attention sides on some ranks."""
         own = self.space.pinned(0)
         blocks = []
-        for near in dict.fromkeys(near for near, _ in self.splits):
+        for near in places:
             partitions = tuple(own.attention.partitions(self.sizes, len(near)))
             ffns = tuple(FfnOption(m) for m in own.mlp_choices(len(near)))
             if partitions and ffns:
@@ -89,27 +95,42 @@ class ApartSpace:
         Its value is seconds of the pass, times `weight` of the GPUs of a replica where one is given; `most` is what the
         seconds on so many GPUs may come to. Of equal values the one on fewer GPUs is taken, then the one that sends less.
         """
-        ranks = np.array([len(near) + len(far) for near, far in self.splits], dtype=np.int64)
-        weights = np.array([1.0 if weight is None else weight(count) for count in ranks.tolist()])
-        limits = np.array([np.inf if most is None else most(count) for count in ranks.tolist()])
-        found = None
+        ranks = self._ranks
+        weights = np.ones(ranks.size) if weight is None else np.array([weight(count) for count in ranks.tolist()])
+        least = {count: np.inf if most is None else most(count) for count in set(ranks.tolist())}
+        limits = np.array([least[count] for count in ranks.tolist()])
         if self._bound(replicas, micro_batches) * weights.min(initial=np.inf) >= cutoff:
             return None
-        for candidates in self._branch(replicas, micro_batches):
-            scale = weights[candidates.split]
-            seconds, limit = np.maximum(candidates.chain, micro_batches * candidates.load), limits[candidates.split]
-            bound = seconds * scale
-            allowed = self._reachable(replicas)[candidates.split] & (seconds <= limit)
-            index = np.nonzero((bound < cutoff) & allowed & self._agree(candidates, pin))[0]
-            index = index[np.argsort(bound[index], kind="stable")]
-            for wave in self.space.waves(micro_batches):
-                if pin and pin.get("in_flight", wave) != wave:
-                    continue
-                fits = index[self._excess(candidates, wave)[index] <= 0]
-                rows = Rows(bound, scale, limit, ranks[candidates.split])
-                found = self._wave(candidates, rows, micro_batches, wave, fits, cutoff, found)
-                cutoff = min(cutoff, np.inf if found is None else found.least * (1 + SAME))
-        return found
+        asked = ApartAsked(replicas, micro_batches, pin, ranks, weights, limits, self._reachable(replicas), cutoff)
+        for candidates, agree in self._candidates(asked):
+            self._weigh(candidates, agree, asked)
+        return asked.found
+
+    @cached_property
+    def _ranks(self) -> Ints:
+        """GPUs of every split."""
+        return np.array([len(near) + len(far) for near, far in self.splits], dtype=np.int64)
+
+    def _candidates(self, asked: ApartAsked) -> Iterator[tuple[Candidates, NDArray[np.bool_]]]:
+        """What is to be weighed, and which of it agrees with the pin."""
+        for candidates in self._branch(asked.replicas, asked.micro_batches):
+            yield candidates, self._agree(candidates, asked.pin)
+
+    def _weigh(self, candidates: Candidates, agree: NDArray[np.bool_], asked: ApartAsked) -> None:
+        """Keep the best of some candidates if it is better than what was found before."""
+        scale, limit = asked.weights[candidates.split], asked.limits[candidates.split]
+        seconds = np.maximum(candidates.chain, asked.micro_batches * candidates.load)
+        allowed = agree & asked.reachable[candidates.split] & (seconds <= limit)
+        for wave in self.space.waves(asked.micro_batches):
+            if asked.pin and asked.pin.get("in_flight", wave) != wave:
+                continue
+            # the attention GPUs begin a wave after the last one's chain: at the least so many chains one after another
+            bound = np.maximum(seconds, asked.micro_batches // wave * candidates.chain) * scale
+            fits = np.nonzero((bound < asked.cutoff) & allowed & (self._excess(candidates, wave) <= 0))[0]
+            order = fits[np.argsort(bound[fits], kind="stable")]
+            rows = Rows(bound, scale, limit, asked.ranks[candidates.split])
+            asked.found = self._wave(candidates, rows, asked.micro_batches, wave, order, asked.cutoff, asked.found)
+            asked.cutoff = min(asked.cutoff, np.inf if asked.found is None else asked.found.least * (1 + SAME))
 
     def _bound(self, replicas: int, micro_batches: int) -> float:
         """Lower bound of a branch: the attention side of all micro-batches with the fastest options."""
@@ -133,8 +154,15 @@ class ApartSpace:
 
     def _reachable(self, replicas: int) -> NDArray[np.bool_]:
         """Which splits a replica's ranks have room for."""
-        pairs = set(self.space.separate_splits(self.space.stride(replicas)))
-        return np.array([(len(near), len(far)) in pairs for near, far in self.splits], dtype=bool)
+        stride = self.space.stride(replicas)
+        if stride not in self._room:
+            pairs = set(self.space.separate_splits(stride))
+            self._room[stride] = np.array([(len(near), len(far)) in pairs for near, far in self.splits], dtype=bool)
+        return self._room[stride]
+
+    @cached_property
+    def _room(self) -> dict[int, NDArray[np.bool_]]:
+        return {}
 
     def _agree(self, candidates: Candidates, pin: Pin | None) -> NDArray[np.bool_]:
         """Which candidates agree with a pin."""
@@ -206,15 +234,19 @@ class ApartSpace:
         block = self.near[near].block
         placement = self.placements(len(far))[int(candidates.placement[row])]
         mlp = block.ffns[int(candidates.mlp[row])].mlp_ways
-        return StageChoice(self.sizes.layers, near + far, block.partitions[int(candidates.partition[row])], mlp, placement)
+        return StageChoice(self.sizes.layers, (*near, *far), block.partitions[int(candidates.partition[row])], mlp, placement)
 
     def _branch(self, replicas: int, micro_batches: int) -> tuple[Candidates, ...]:
         """Candidates of a branch; attention options that another one beats in everything are left out."""
-        kept = self.sizes.batch // replicas if self.env.context.keeps_cache else 0
-        key = (self.space.sequences(replicas, micro_batches), kept)
+        key = self._key(replicas, micro_batches)
         if key not in self._branches:
             self._branches[key] = self._tabulate(*key)
         return self._branches[key]
+
+    def _key(self, replicas: int, micro_batches: int) -> tuple[int, int]:
+        """Sequences of a micro-batch, and those whose cache a replica keeps."""
+        kept = self.sizes.batch // replicas if self.env.context.keeps_cache else 0
+        return self.space.sequences(replicas, micro_batches), kept
 
     @cached_property
     def _branches(self) -> dict[tuple[int, int], tuple[Candidates, ...]]:
@@ -237,7 +269,7 @@ class ApartSpace:
         joined = {pair: np.concatenate(blocks, axis=1) for pair, blocks in rows.items()}
         return tuple(self._price(sequences, kept, pair, *block) for pair, block in joined.items() if block.size)
 
-    def _useful(self, near: tuple[int, ...], sequences: int) -> Ints:
+    def _useful(self, near: Site, sequences: int) -> Ints:
         """(partition, FFN) pairs [2, n] of an attention side that no other with the same grid and split beats in all bills."""
         key = (near, sequences)
         if key not in self._pairs:
@@ -245,48 +277,44 @@ class ApartSpace:
         return self._pairs[key]
 
     @cached_property
-    def _pairs(self) -> dict[tuple[tuple[int, ...], int], Ints]:
+    def _pairs(self) -> dict[tuple[Site, int], Ints]:
         return {}
 
-    def _undominated(self, near: tuple[int, ...], sequences: int) -> Ints:
+    def _undominated(self, near: Site, sequences: int) -> Ints:
         """The pairs [2, n] of `_useful`."""
-        table = self.near[near]
-        block, batch = table.block, self.sequences.index(sequences)
-        index = np.array([block.splits.index(token_split(self.sizes, p)) for p in block.partitions])
-        parts = np.array([p.batch_parts for p in block.partitions])
-        legal = (sequences % parts == 0) & (np.array(block.shards)[index] <= sequences * self.sizes.query_length)
-        grids = list(
-            dict.fromkeys((p.head_groups, p.dimension_segments, p.batch_parts, p.context_parts) for p in block.partitions)
-        )
-        grid = np.array(
-            [grids.index((p.head_groups, p.dimension_segments, p.batch_parts, p.context_parts)) for p in block.partitions]
-        )
-        columns = []
-        for bill in table.attention:
-            columns += [
-                bill.seconds[0, batch],
-                bill.weights[0, batch],
-                bill.peak[0, batch],
-                bill.cache[0, batch],
-                bill.sent[0, batch],
-            ]
+        table, batch = self.near[near], self.sequences.index(sequences)
+        block, shards, (index, grid, _) = table.block, table.block.shards, self.grids(near)
+        legal = self.legal(near, sequences)
+        columns = [getattr(bill, name)[0, batch] for bill in table.attention for name in Bill.__slots__]
         data = np.stack(columns, axis=1)
-        below = (
-            (data[:, None, :] <= data[None, :, :]).all(axis=2)
-            & (index[:, None] == index[None, :])
-            & (grid[:, None] == grid[None, :])
-            & legal[:, None]
-        )
-        strict = below & ~(below.T & (np.arange(len(index))[:, None] > np.arange(len(index))[None, :]))
-        np.fill_diagonal(strict, False)
-        keep = np.nonzero(legal & ~strict.any(axis=0))[0]
-        pairs = [
-            (int(a), f)
-            for a in keep
-            for f, ffn in enumerate(block.ffns)
-            if nested(block.shards[index[a]], block.width // ffn.mlp_ways)
-        ]
+        alike = [np.nonzero(legal & (grid == number))[0] for number in np.unique(grid[legal])]
+        keep = np.sort(np.concatenate([some[undominated(data[some])] for some in alike] or [grid[:0]]))
+        beside = [[f for f, x in enumerate(block.ffns) if nested(count, len(near) // x.mlp_ways)] for count in shards]
+        pairs = [(a, f) for a, split in zip(keep.tolist(), index[keep].tolist(), strict=True) for f in beside[split]]
         return np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+
+    def legal(self, near: Site, sequences: int) -> NDArray[np.bool_]:
+        """Which partitions of an attention side a micro-batch can be split by [A]."""
+        index, _, parts = self.grids(near)
+        shards = np.array(self.near[near].block.shards, dtype=np.int64)[index]
+        return np.asarray((sequences % parts == 0) & (shards <= sequences * self.sizes.query_length))
+
+    def grids(self, near: Site) -> tuple[Ints, Ints, Ints]:
+        """Of each partition of an attention side: index of its token split, number of its grid and split, batch parts [A]."""
+        if near not in self._grids:
+            block = self.near[near].block
+            number = {split: i for i, split in enumerate(block.splits)}
+            index = [number[token_split(self.sizes, p)] for p in block.partitions]
+            grids = [(p.head_groups, p.dimension_segments, p.batch_parts, p.context_parts) for p in block.partitions]
+            keys = {key: i for i, key in enumerate(dict.fromkeys(zip(index, grids, strict=True)))}
+            each = [keys[key] for key in zip(index, grids, strict=True)]
+            columns = (index, each, [p.batch_parts for p in block.partitions])
+            self._grids[near] = tuple(np.array(column, dtype=np.int64) for column in columns)  # type: ignore[assignment]
+        return self._grids[near]
+
+    @cached_property
+    def _grids(self) -> dict[Site, tuple[Ints, Ints, Ints]]:
+        return {}
 
     def _price(
         self, sequences: int, kept: int, kinds: tuple[str, str], split: Ints, partition: Ints, mlp: Ints, placement: Ints
@@ -360,6 +388,6 @@ class ApartSpace:
         return AttentionSide(attention, dense, gather(lambda t: t.embedding, r), gather(lambda t: t.head, r))
 
 
-def _laid(near: tuple[int, ...], spread: tuple[int, int]) -> tuple[int, ...]:
+def _laid(near: Site, spread: tuple[int, int]) -> Site:
     """Attention ranks in the order of a grid; as they are where they form no such grid."""
     return TokenSplit(1, *spread).laid(near) if len(near) % (spread[0] * spread[1]) == 0 else near

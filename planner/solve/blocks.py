@@ -8,12 +8,17 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.costs.memory import communication_bytes, reserve_bytes
+from planner.costs.pricer import Site
 from planner.evaluate.pipeline import crossing_fraction
 from planner.evaluate.setting import Setting
 from planner.evaluate.slices import price_blocks
 from planner.evaluate.stage import Intervals, StageView, intervals, view
 from planner.evaluate.tables import Block, FfnOption, StageTable
+from planner.solve.bounds import LayerFloor
 from planner.solve.pin import Pin, pinned
+from planner.solve.shares import Shares, Usable, shares
+from planner.solve.spots import Runs, Spots
 from search_spaces.sizes import Sizes
 from search_spaces.space import SearchSpace, StageOption, nested, token_split
 from search_spaces.stages import block_pattern
@@ -70,7 +75,7 @@ class OptionBlock:
 
 
 def option_block(
-    space: SearchSpace, kind: str, places: tuple[tuple[int, ...], ...], sequences: tuple[int, ...], index: int | None
+    space: SearchSpace, kind: str, places: tuple[Site, ...], sequences: tuple[int, ...], index: int | None
 ) -> OptionBlock:
     """The options of stages on `places` (one width, one kind)."""
     sizes, width = space.sizes, len(places[0])
@@ -91,7 +96,7 @@ def option_block(
 class StageSlot:
     """Where a stage may stand: its ranks, the block that prices it and the site inside that block."""
 
-    devices: tuple[int, ...]
+    devices: Site
     block: int
     site: int
 
@@ -107,6 +112,8 @@ class PricedSpace:
         strides = {space.stride(r) for r, _ in space.branches}
         if space.layout:
             self._pinned_slots()
+        elif space.regular:
+            self._spot_blocks()
         else:
             self._open_slots(max(strides, default=0))
         usable = [b for b in self.blocks if b.allowed.count()]
@@ -137,6 +144,38 @@ class PricedSpace:
                     for devices in same:
                         self.slots[devices] = StageSlot(devices, len(self.blocks), site)
                 self.blocks.append(block)
+
+    @cached_property
+    def spots(self) -> Spots:
+        """Where the stages of a large cluster may stand."""
+        return Spots.build(self.env, self.space)
+
+    @cached_property
+    def runs(self) -> tuple[Runs, Runs]:
+        """Runs of equal stages on the first layers, and on the last ones."""
+        layers, rows = self.sizes.layers, self.spans[1]
+        heads = Runs.of([(0, stop) for stop in range(1, layers + 1)], rows)
+        return heads, Runs.of([(start, layers) for start in range(1, layers)], rows)
+
+    def _spot_blocks(self) -> None:
+        """One block for each width and GPU kind, with a site for each spot."""
+        for width, places in zip(self.spots.widths, self.spots.places, strict=True):
+            for kind in dict.fromkeys(kind for kind, _ in places):
+                firsts = [(spot, first) for spot, (other, first) in enumerate(places) if other == kind]
+                ranks = tuple(range(first, first + width) for _, first in firsts)
+                for site, (spot, _) in enumerate(firsts):
+                    self._sites[width, spot] = (len(self.blocks), site)
+                self.blocks.append(option_block(self.space, kind, ranks, self.sequences, None))
+
+    @cached_property
+    def _sites(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """Block and site of every (width, spot) of a large cluster."""
+        return {}
+
+    def spot_slot(self, first: int, width: int) -> StageSlot | None:
+        """The slot of a stage of a large cluster."""
+        spot = int(self.spots.of[self.spots.widths.index(width), first])
+        return None if spot < 0 else StageSlot(range(first, first + width), *self._sites[width, spot])
 
     def _pinned_slots(self) -> None:
         for index, pin in enumerate(self.space.layout):
@@ -187,23 +226,50 @@ class PricedSpace:
             raise ValueError("no option for this stage")
         return view(self.env, self.sizes, table, slot.site, at, replica_batch, partitions, ffns, paired=paired)
 
-    def least_layer(self, sequences: int, pin: Pin | None = None, most: float = np.inf) -> tuple[float, float] | None:
+    def layer_floor(self, sequences: int, pin: Pin | None = None, most: float = np.inf) -> LayerFloor:
+        """Least seconds of the layers, and of the ends of the model, on stages of every width up to `most`."""
+        some = [n for n, b in enumerate(self.blocks) if self.tables[n] is not None and b.block.width <= most]
+        seconds = [self._least_seconds(number, sequences, pin) for number in some]
+        widths = np.array([self.blocks[number].block.width for number in some], dtype=np.int64)
+        ends = [self._end_seconds(number, sequences) for number in some]
+        layers = np.append(np.bincount(np.asarray(self.env.kind_of_layer), minlength=len(self.env.kinds)), [1, 1])
+        columns = [np.array(seconds).reshape(widths.size, len(self.env.kinds)), np.array(ends).reshape(widths.size, 2)]
+        return LayerFloor(widths, np.concatenate(columns, axis=1), layers)
+
+    def shares(self, sequences: int) -> Shares:
+        """The options of all blocks for micro-batches of `sequences`, for a bound that knows memory."""
+        if sequences not in self._shares:
+            used = []
+            for number, table in enumerate(self.tables):
+                if table is not None:
+                    allowed, kind = self.allowed(number, sequences, None), self.env.cluster.kinds[table.block.kind]
+                    room = self._capacity(table.block.kind) - reserve_bytes(kind) - communication_bytes(table.block.width)
+                    used.append(Usable(table, allowed.rows, allowed.pairs, allowed.shard, room))
+            layers = np.bincount(np.asarray(self.env.kind_of_layer), minlength=len(self.env.kinds))
+            self._shares[sequences] = shares(used, self.sequences.index(sequences), layers)
+        return self._shares[sequences]
+
+    @cached_property
+    def _shares(self) -> dict[int, Shares]:
+        return {}
+
+    def least_layer(self, sequences: int, pin: Pin | None = None) -> tuple[float, float] | None:
         """(seconds of all layers, GPU-seconds of all layers) with the fastest, and the thriftiest, option of each layer.
 
-        No pipeline of micro-batches of `sequences` whose stages have at most `most` GPUs has a shorter chain, or does less
-        work; None where there is no option.
+        No pipeline of micro-batches of `sequences` has a shorter chain, or does less work; None where there is no option.
         """
-        kinds = len(self.env.kinds)
-        chain, work = np.full(kinds, np.inf), np.full(kinds, np.inf)
-        for number, options in enumerate(self.blocks):
-            if self.tables[number] is None or options.block.width > most:
-                continue
-            least = self._least_seconds(number, sequences, pin)
-            chain, work = np.minimum(chain, least), np.minimum(work, least * options.block.width)
-        counts = np.bincount(np.asarray(self.env.kind_of_layer), minlength=kinds)
-        if not np.isfinite(chain).all():
-            return None
-        return float(counts @ chain), float(counts @ work)
+        floor = self.layer_floor(sequences, pin)
+        layers, seconds = floor.layers[:-2], floor.seconds[:, :-2]
+        chain = seconds.min(axis=0, initial=np.inf)
+        work = (seconds * floor.widths[:, None]).min(axis=0, initial=np.inf)
+        return (float(layers @ chain), float(layers @ work)) if np.isfinite(chain).all() else None
+
+    def _end_seconds(self, block: int, sequences: int) -> tuple[float, float]:
+        """Least seconds of the embedding, and of the head, on the best site; 0 where the model has none."""
+        table, at = self.tables[block], self.sequences.index(sequences)
+        bills = (None, None) if table is None else (table.embedding, table.head)
+        first, last = (0.0 if bill is None else float(bill.seconds[:, at].min()) for bill in bills)
+        return first, last
 
     def _least_seconds(self, block: int, sequences: int, pin: Pin | None) -> Array:
         """Least seconds of one layer of each kind on the best site [K], inf where nothing is allowed."""
@@ -228,7 +294,11 @@ class PricedSpace:
 
     def capacity(self, slot: StageSlot) -> float:
         """Bytes of one GPU of a slot, at most the cap, with those that the search was granted besides."""
-        return min(float(self.env.cluster.kinds[self.blocks[slot.block].block.kind].memory_bytes), self._most) + self._extra
+        return self._capacity(self.blocks[slot.block].block.kind)
+
+    def _capacity(self, kind: str) -> float:
+        """Bytes of one GPU of a kind, at most the cap, with those that the search was granted besides."""
+        return min(float(self.env.cluster.kinds[kind].memory_bytes), self._most) + self._extra
 
     def sends(self, ranks: int, widths: tuple[int, ...], sequences: int) -> Array:
         """Hand-over seconds [rank, width before, width after] of neighbouring stages; inf where they do not fit."""

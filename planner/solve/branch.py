@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.evaluate.stage import StagePrice, stage_price
+from planner.evaluate.stage import Intervals, StagePrice, stage_price
 from planner.solve.blocks import PricedSpace, StageSlot
 from planner.solve.dominance import undominated_pairs
 from planner.solve.pin import Pin
@@ -18,6 +18,8 @@ Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 TIE = 1e-12
+AT_ONCE = 400_000
+"""Prices of one slot that are made at once, at most."""
 KEPT = 1_200_000
 """Prices of one block that are kept for later questions, at most."""
 
@@ -28,6 +30,15 @@ class StageArrays:
 
     `over` is the least number of bytes by which the options exceed the memory where none fits [I, O, D] (else 0).
     """
+
+    seconds: Array
+    option: Ints
+    over: Array
+
+
+@dataclass(frozen=True)
+class SpotArrays:
+    """The same for a large cluster: best seconds, option and missing bytes by width, spot and interval row [D, spots, I]."""
 
     seconds: Array
     option: Ints
@@ -66,6 +77,8 @@ class Branch:
         """The slot of a stage that starts at rank `first`."""
         if first + width > self.stride:
             return None
+        if self.priced.space.regular:
+            return self.priced.spot_slot(first, width)
         return self.priced.slots.get(tuple(range(first, first + width)))
 
     def arrays(self, pin: Pin | None = None) -> StageArrays:
@@ -83,6 +96,18 @@ class Branch:
                     done[slot.block, slot.site] = self.best(slot, pin)
                 seconds[:, first, at], option[:, first, at], over[:, first, at] = done[slot.block, slot.site]
         return StageArrays(seconds, option, over)
+
+    def spots(self, pin: Pin | None = None) -> SpotArrays:
+        """Best options on every spot, among those that agree with the pin."""
+        rows, spots = self.priced.spans[0].first.size, self.priced.spots
+        shape = (len(self.widths), spots.most, rows)
+        seconds, option, over = np.full(shape, np.inf), np.zeros(shape, dtype=np.int64), np.full(shape, np.inf)
+        for at, width in enumerate(self.widths):
+            for spot, (_, first) in enumerate(spots.places[spots.widths.index(width)]):
+                slot = self.slot(first, width)
+                if slot is not None:
+                    seconds[at, spot], option[at, spot], over[at, spot] = self.best(slot, pin)
+        return SpotArrays(seconds, option, over)
 
     def least(self, pin: Pin) -> StageArrays:
         """Best seconds of all slots among options that agree with the pin; the options themselves are not told."""
@@ -140,15 +165,19 @@ class Branch:
         partitions, ffns = self._candidates(slot.block, pin)
         if not partitions.size:
             return np.full(rows, np.inf), np.zeros(rows, dtype=np.int64), np.full(rows, np.inf)
-        price = self._price(slot, partitions, ffns, paired=True)
-        missing = price.memory[:, :, 0] - self.priced.capacity(slot)
-        time = np.where(missing <= 0, price.seconds[:, :, 0], np.inf)
-        least = time.min(axis=1)
-        sent = np.where(time <= (least * (1 + TIE))[:, None], price.sent[:, :, 0], np.inf)
-        pick = sent.argmin(axis=1)
-        found = time[np.arange(rows), pick]
-        option = partitions[pick] * len(self.priced.blocks[slot.block].block.ffns) + ffns[pick]
-        return found, option, np.where(np.isfinite(found), 0.0, missing.min(axis=1))
+        found, option, over = np.full(rows, np.inf), np.zeros(rows, dtype=np.int64), np.full(rows, np.inf)
+        step = max(1, AT_ONCE // partitions.size)
+        for some in (slice(at, at + step) for at in range(0, rows, step)):
+            price = self._price(slot, partitions, ffns, paired=True, rows=some)
+            missing = price.memory[:, :, 0] - self.priced.capacity(slot)
+            time = np.where(missing <= 0, price.seconds[:, :, 0], np.inf)
+            least = time.min(axis=1)
+            sent = np.where(time <= (least * (1 + TIE))[:, None], price.sent[:, :, 0], np.inf)
+            pick = sent.argmin(axis=1)
+            found[some] = time[np.arange(pick.size), pick]
+            option[some] = partitions[pick] * len(self.priced.blocks[slot.block].block.ffns) + ffns[pick]
+            over[some] = np.where(np.isfinite(found[some]), 0.0, missing.min(axis=1))
+        return found, option, over
 
     def _candidates(self, block: int, pin: Pin | None) -> tuple[Ints, Ints]:
         """Pairs (partition, FFN option) of a block that no other pair beats in everything, in order; with a pin those that
@@ -167,10 +196,11 @@ class Branch:
             self.priced.undominated[key] = found
         return found
 
-    def _price(self, slot: StageSlot, partitions: Ints, ffns: Ints, *, paired: bool) -> StagePrice:
-        """Price of some options of a slot on every interval row."""
+    def _price(self, slot: StageSlot, partitions: Ints, ffns: Ints, *, paired: bool, rows: slice = slice(None)) -> StagePrice:
+        """Price of some options of a slot on every interval row, or some of them."""
         chosen = self.priced.view(slot, self.sequences, self.replica_batch, partitions, ffns, paired=paired)
-        return stage_price(chosen, self.priced.spans[0])
+        spans = self.priced.spans[0]
+        return stage_price(chosen, Intervals(spans.counts[rows], spans.first[rows], spans.last[rows]))
 
     def option_at(self, slot: StageSlot, index: int) -> StageOption:
         """The stage option behind a flat index of a slot."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from planner.evaluate.separate import SeparatePrice
 from planner.solve.objective import SAME
+from planner.solve.pin import Pin
 from search_spaces.stages import StageChoice
 
 Array = NDArray[np.float64]
@@ -49,6 +50,23 @@ class Rows:
     scale: Array
     limit: Array
     ranks: Ints
+
+
+@dataclass
+class ApartAsked:
+    """What is asked of a branch, and the best plan so far: only values below `cutoff` count. Arrays are per split of the GPUs:
+    GPUs of a replica, what seconds are multiplied by, seconds allowed, whether a replica has room for it.
+    """
+
+    replicas: int
+    micro_batches: int
+    pin: Pin | None
+    ranks: Ints
+    weights: Array
+    limits: Array
+    reachable: NDArray[np.bool_]
+    cutoff: float
+    found: ApartFound | None = None
 
 
 @dataclass(frozen=True)

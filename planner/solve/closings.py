@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from planner.solve.answer import Optimum
+from planner.solve.branch import Branch
 
 if TYPE_CHECKING:
     from planner.solve.optimum import SpaceSearch
@@ -48,15 +49,17 @@ def _closing(asked: SpaceSearch, optimum: Optimum, replicas: int, micro_batches:
     branch, known = asked.branch(replicas, micro_batches), asked.floors.get((replicas, micro_batches))
     least = asked.priced.least_layer(branch.sequences)
     value = optimum.value if optimum.choice is not None else np.inf
-    bound, how = asked.bound(branch), "closed form"
+    bound, how = _chain_and_work(asked, branch, least), "closed form"
     if asked.space.layout:
         bound, how = value, "fixed stages"
     elif known is not None:
         bound, how = (min(known, value) if np.isfinite(known) else np.inf), "exact program"
-    elif not np.isfinite(bound):
+    elif least is None:
         how = "no option"
-    elif not optimum.complete and bound <= value:
+    elif bound <= value and not optimum.complete and asked.bound(branch) <= value:
         how = "open"
+    elif bound <= value < np.inf:  # a stronger form has closed it: a claim that the program can go through, too
+        bound, how = value, "exact program"
     facts = optimum.counts.model
     if facts is not None and (facts.replicas, facts.micro_batches) == (replicas, micro_batches):
         bound = min(bound, facts.bound * facts.weight)
@@ -66,3 +69,13 @@ def _closing(asked: SpaceSearch, optimum: Optimum, replicas: int, micro_batches:
         apart, apart_bound = ("open", 0.0) if optimum.interrupted else ("table", value)
     terms = (np.inf, np.inf) if least is None else least
     return Closing(replicas, micro_batches, how, float(bound), *terms, apart, float(apart_bound))  # type: ignore[arg-type]
+
+
+def _chain_and_work(asked: SpaceSearch, branch: Branch, least: tuple[float, float] | None) -> float:
+    """The closed form that a certificate states: chain of the fastest layers, work of the thriftiest shared by all ranks."""
+    most = int(min(branch.stride, asked.caps.gpus // branch.replicas))
+    if least is None or most < 1:
+        return np.inf
+    ends = np.arange(1 if asked.pays else most, most + 1)
+    question = replace(asked.question(branch, np.inf, most), first_end=1)
+    return float(question.values(np.full(ends.size, least[0]), least[1] / ends, ends).min())

@@ -1,7 +1,7 @@
-"""Options that can be left out: another one is no worse in seconds, in every kind of bytes, and in bytes sent.
+"""Options that can be left out: another one is no slower, needs no more memory, and where it is as fast sends no more.
 
-A stage's seconds, memory and bytes sent never fall when a part of them rises, so the best option of any stage on any layers
-is among those that remain; of equal ones the first does.
+A stage's seconds and memory never fall when a part of them rises, so the best option of any stage on any layers is among
+those that remain; of equal ones the first does.
 """
 
 from __future__ import annotations
@@ -16,17 +16,22 @@ Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 FEW = 48
 """So few options are priced faster than they are compared."""
+MOST = 192
+"""And pairs are compared with so many at most."""
 
 
-def undominated(data: Array) -> Ints:
-    """Rows of `data` [N, C] that no other row is at most equal to in every column (of equal rows the first), ascending."""
+def undominated(data: Array, most: int | None = None) -> Ints:
+    """Rows of `data` [N, C] that no other row is at most equal to in every column (of equal rows the first), ascending.
+
+    After `most` of them whatever is left is kept, too: to compare it would take longer than it saves.
+    """
     order = np.argsort(data.sum(axis=1), kind="stable")  # a row is never dominated by one with a greater sum
-    kept = []
-    while order.size:
+    data, kept = data[order], list[int]()
+    while order.size and len(kept) != most:
         kept.append(int(order[0]))
-        rest = order[1:]
-        order = rest[~(data[order[0]] <= data[rest]).all(axis=1)]
-    return np.array(sorted(kept), dtype=np.int64)
+        open_ = (data[1:] < data[0]).any(axis=1)
+        order, data = order[1:][open_], data[1:][open_]
+    return np.array(sorted([*kept, *order.tolist()]), dtype=np.int64)
 
 
 def undominated_pairs(table: StageTable, allowed: Allowed, batch: int, replica_batch: int) -> tuple[Ints, Ints]:
@@ -38,47 +43,49 @@ def undominated_pairs(table: StageTable, allowed: Allowed, batch: int, replica_b
         rows, columns = np.nonzero(allowed.matrix())
         return rows, columns
     resident = np.ceil(replica_batch / np.array([p.batch_parts for p in table.block.partitions]))
-    near = _columns(table.attention, batch, resident)
+    near = np.concatenate([_columns(bill, batch, resident) for bill in table.attention], axis=1)
     partitions, ffns = [], []
     for shard in range(len(table.block.shards)):
         some, others = np.nonzero(allowed.rows & (allowed.shard == shard))[0], np.nonzero(allowed.pairs[shard])[0]
         if some.size and others.size:
-            far = np.concatenate(
-                [_columns((bill,), batch, None, shard)[own[others]] for bill, own in zip(table.ffn, table.own, strict=True)],
-                axis=1,
-            )
-            a, f = some[undominated(near[some])], others[undominated(far)]
+            far = [_columns(bill, (batch, shard))[own[others]] for bill, own in zip(table.ffn, table.own, strict=True)]
+            a, f = some[undominated(near[some])], others[undominated(np.concatenate(far, axis=1))]
             partitions.append(np.repeat(a, f.size))
             ffns.append(np.tile(f, a.size))
     first, second = (np.concatenate(x) if x else np.zeros(0, dtype=np.int64) for x in (partitions, ffns))
     if first.size > FEW:
-        keep = undominated(_pair_columns(table, allowed.shard[first], first, second, batch, resident))
+        keep = undominated(_pair_columns(table, allowed.shard[first], first, second, batch, resident), MOST)
         first, second = first[keep], second[keep]
     order = np.lexsort((second, first))
     return first[order], second[order]
 
 
-def _columns(bills: tuple[Bill, ...], batch: int, resident: Array | None, shard: int | None = None) -> Array:
-    """Every cost of options as columns [N, C]: seconds, weights, peak, cache and bytes sent, per layer kind and site."""
-    found = []
-    for bill in bills:
-        for name in Bill.__slots__:
-            values = getattr(bill, name)[:, batch] if shard is None else getattr(bill, name)[:, batch, shard]
-            found.append((values * resident if name == "cache" and resident is not None else values).T)
-    return np.concatenate(found, axis=1)
+def _columns(bill: Bill, batch: int | tuple[int, int], resident: Array | float = 0.0) -> Array:
+    """What options cost as columns [N, sites x 3]: order by seconds and bytes sent, bytes held per layer, peak bytes."""
+    at = (slice(None), *(batch if isinstance(batch, tuple) else (batch,)))
+    held = bill.weights[at] + bill.cache[at] * resident
+    return np.concatenate([_order(bill.seconds[at], bill.sent[at]), held.T, bill.peak[at].T], axis=1)
 
 
 def _pair_columns(table: StageTable, shard: Ints, a: Ints, f: Ints, batch: int, resident: Array) -> Array:
-    """The same for whole pairs, the ends of the pipeline included."""
+    """The same for whole pairs [N, columns], the ends of the pipeline included."""
     found = []
-    for name in Bill.__slots__:
-        for bill in (table.embedding, table.receive, table.head):
-            if bill is not None:
-                found.append(getattr(bill, name)[:, batch][:, shard].T)
-        for attention, ffn, own in zip(table.attention, table.ffn, table.own, strict=True):
-            near, far = getattr(attention, name)[:, batch][:, a], getattr(ffn, name)[:, batch][:, shard, own[f]]
-            if name == "peak":
-                found.append(np.maximum(near, far).T)
-            else:
-                found.append(((near + far) * (resident[a] if name == "cache" else 1.0)).T)
+    for bill in (table.embedding, table.receive, table.head):
+        if bill is not None:
+            found.append(_columns(bill, batch)[shard])
+    for attention, ffn, own in zip(table.attention, table.ffn, table.own, strict=True):
+        near, far = (slice(None), batch, a), (slice(None), batch, shard, own[f])
+        seconds, sent = attention.seconds[near] + ffn.seconds[far], attention.sent[near] + ffn.sent[far]
+        held = attention.weights[near] + ffn.weights[far] + (attention.cache[near] + ffn.cache[far]) * resident[a]
+        found += [_order(seconds, sent), held.T, np.maximum(attention.peak[near], ffn.peak[far]).T]
     return np.concatenate(found, axis=1)
+
+
+def _order(seconds: Array, sent: Array) -> Array:
+    """Place of each option [N, sites] in the order of seconds, then of bytes sent; equal ones share a place."""
+    places = np.empty(seconds.shape)
+    for site, (own, bytes_sent) in enumerate(zip(seconds, sent, strict=True)):
+        order = np.lexsort((bytes_sent, own))
+        new = (np.diff(own[order]) != 0) | (np.diff(bytes_sent[order]) != 0)
+        places[site, order] = np.concatenate(([0], np.cumsum(new)))
+    return places.T

@@ -2,115 +2,32 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from heapq import heappop, heappush
 
 import numpy as np
+from numpy.typing import NDArray
 
-from planner.evaluate.setting import Setting
-from planner.solve.answer import Counts, Limits, ModelFacts, Optimum
-from planner.solve.apart import ApartSpace
-from planner.solve.blocks import PricedSpace
-from planner.solve.branch import Branch, StageArrays
+from planner.solve.answer import Counts, ModelFacts, Optimum
+from planner.solve.branch import Branch
+from planner.solve.branches import Branches
 from planner.solve.cp import MAX_LEGS, PipelineModel, surviving_legs
 from planner.solve.dp import Leg, MemoryTable, Path, PipelineTable
 from planner.solve.exact import branch_optimum, stage_count_optima
 from planner.solve.layout import pinned_excess, pinned_pipeline
-from planner.solve.objective import SAME, Caps, Name, Objective
+from planner.solve.objective import SAME, Objective
 from planner.solve.pin import Pin
 from planner.solve.ties import Found, sent_bytes
-from search_spaces.space import SearchSpace
 from search_spaces.stages import Choice, StageChoice
 
 Progress = Callable[[str], None]
 
 
-class SpaceSearch:
+class SpaceSearch(Branches):
     """A priced space that can be asked for its optimum, also with some decisions pinned."""
-
-    def __init__(
-        self,
-        env: Setting,
-        space: SearchSpace,
-        objective: Name = "latency",
-        limits: Limits | None = None,
-        *,
-        extra_memory: float = 0.0,
-        ignore_memory: bool = False,
-    ) -> None:
-        self.env, self.space, self.objective = env, space, objective
-        self.sizes = space.sizes
-        self.limits = limits or Limits()
-        self.caps = self.limits.caps
-        granted = np.inf if ignore_memory else extra_memory
-        self.priced = PricedSpace(env, space, granted, self.caps.memory_bytes)
-        self.apart = ApartSpace(env, space, granted, self.caps.memory_bytes)
-        self._arrays: dict[tuple[int, int], StageArrays] = {}
-        self.floors: dict[tuple[int, int], float] = {}
-
-    def asking(self, objective: Name, caps: Caps, seconds: float = np.inf) -> SpaceSearch:
-        """The same priced space, asked for another objective under other caps; memory stays as it is."""
-        if caps.memory_bytes != self.caps.memory_bytes:
-            raise ValueError("another memory is another pricing")
-        other = copy.copy(self)
-        other.objective, other.caps, other.floors = objective, caps, {}
-        other.limits = replace(self.limits, caps=caps, seconds=min(seconds, self.limits.seconds))
-        return other
-
-    def _objective(self, branch: Branch, ranks: int) -> Objective:
-        """The objective of a branch's pipelines that use `ranks` (or up to so many, where dollars are not capped)."""
-        return Objective(
-            self.objective, self.space.sizes.phase == "decode", branch.micro_batches,
-            self._most_seconds(branch.replicas, ranks), self.caps.steady_s,
-        )  # fmt: skip
-
-    def _most_seconds(self, replicas: int, ranks: int) -> float:
-        """Seconds of a whole pass that the caps on latency and cost leave for a plan on `ranks` of each replica."""
-        rate = self.rate(replicas, ranks) if np.isfinite(self.caps.dollars) else 0.0
-        return min(self.caps.latency_s, self.caps.dollars / rate) if rate else self.caps.latency_s
-
-    def _most_ranks(self, branch: Branch) -> int:
-        """Ranks of a replica that a plan may use."""
-        return int(min(branch.stride, self.caps.gpus // branch.replicas))
-
-    def branch(self, replicas: int, micro_batches: int) -> Branch:
-        """One branch of the space."""
-        return Branch(self.priced, replicas, micro_batches)
-
-    def arrays(self, branch: Branch, pin: Pin | None = None) -> StageArrays:
-        """Best stages of a branch; those of the whole space are kept for later questions."""
-        if pin:
-            return branch.least(pin)
-        key = (branch.replicas, branch.micro_batches)
-        if key not in self._arrays:
-            self._arrays[key] = branch.arrays()
-        return self._arrays[key]
-
-    def weight(self, replicas: int, gpus: int) -> float:
-        """What seconds are multiplied by: one, or the price per second of the GPUs in use."""
-        return self.rate(replicas, gpus) if self.objective == "cost" else 1.0
-
-    def rate(self, replicas: int, gpus: int) -> float:
-        """Dollars per second of the first GPUs of every replica, in the order in which fixed stages name them."""
-        ranks = [rank for pin in self.space.layout for rank in pin.devices] or range(gpus)
-        return replicas * sum(self.env.cluster.kind_of(rank).price_per_hour for rank in ranks[:gpus]) / 3600.0
-
-    def bound(self, branch: Branch, pin: Pin | None = None) -> float:
-        """Closed-form lower bound of a branch: chain of the cheapest layers, and all work shared by all its GPUs."""
-        least = self.priced.least_layer(branch.sequences, pin)
-        if least is None:
-            return np.inf
-        chain, work = least
-        return min(
-            (
-                self.weight(branch.replicas, last) * self._objective(branch, last).value(chain, work / last)
-                for _, last in self._end_groups(branch)
-            ),
-            default=np.inf,
-        )
 
     def run(self, cutoff: float = np.inf, progress: Progress | None = None, *, prove: bool = True) -> Optimum:
         """The optimum of the whole space; an interrupt or the time limit leaves the best found with its bound."""
@@ -122,8 +39,14 @@ class SpaceSearch:
         opened: list[Branch] = []
         bounds: list[float] = []
         branches = [self.branch(r, m) for r, m in self.space.branches]
-        interrupted, queue = False, sorted((self.bound(b), i, b) for i, b in enumerate(branches))
-        for at, (bound, _, branch) in enumerate(queue):
+        interrupted, queue = False, sorted((self.bound(b), b.stride, i, b) for i, b in enumerate(branches))
+        tight: set[int] = set()
+        while queue:
+            bound, stride, number, branch = heappop(queue)
+            if bound <= best * (1 + SAME) and number not in tight:  # the stronger form takes longer: where it is needed alone
+                tight.add(number)
+                heappush(queue, (max(bound, self.tight(branch, best * (1 + SAME))), stride, number, branch))
+                continue
             if bound > best * (1 + SAME):
                 counts.drop("bound" if np.isfinite(bound) else "no option", 1)
                 continue
@@ -139,7 +62,7 @@ class SpaceSearch:
                     best = min(best, candidate.value)
             except KeyboardInterrupt:
                 interrupted, complete = True, False
-                bounds += [b for b, _, _ in queue[at:] if b <= best * (1 + SAME)]
+                bounds += [b for b in (bound, *(entry[0] for entry in queue)) if b <= best * (1 + SAME)]
                 opened.pop()
                 break
             if progress:
@@ -162,8 +85,10 @@ class SpaceSearch:
 
     def _linear(self, branch: Branch, cutoff: float, pin: Pin | None = None) -> list[Found]:
         """The best linear pipeline of a branch if it is no worse than the cutoff."""
+        if self.space.regular:
+            return self._floored(branch, cutoff, pin, self._regular(branch, cutoff, pin))
         table = PipelineTable(branch, self.arrays(branch, pin), self.space.stages)
-        found = []
+        found: list[Found] = []
         for first, last in self._end_groups(branch):
             weight, objective = self.weight(branch.replicas, last), self._objective(branch, last)
             optimum = branch_optimum(table, objective, cutoff * (1 + 2 * SAME) / weight, first, last)
@@ -172,14 +97,28 @@ class SpaceSearch:
                 gpus = branch.replicas * (optimum.path.legs[-1].first + optimum.path.legs[-1].width)
                 found.append(Found(value, value, gpus, branch.replicas, branch.micro_batches, optimum.path, None, weight))
                 cutoff = min(cutoff, value)
+        return self._floored(branch, cutoff, pin, found)
+
+    def _regular(self, branch: Branch, cutoff: float, pin: Pin | None, stages: int | None = None) -> list[Found]:
+        """The same on a large cluster, for all numbers of stages or for one."""
+        most = self._most_ranks(branch)
+        if most < 1:
+            return []
+        table, asked = self.runs(branch, pin), self.question(branch, cutoff * (1 + 2 * SAME), most)
+        optimum = (table if stages is None else table.of(stages)).optimum(asked)
+        if optimum.path is None:
+            return []
+        end = optimum.path.legs[-1].first + optimum.path.legs[-1].width
+        weight = float(asked.weight[end])
+        value, gpus = optimum.value * weight, branch.replicas * end
+        return [Found(value, value, gpus, branch.replicas, branch.micro_batches, optimum.path, None, weight)]
+
+    def _floored(self, branch: Branch, cutoff: float, pin: Pin | None, found: list[Found]) -> list[Found]:
+        """Keep what a search of a branch has shown about it."""
         if not pin:
             key = (branch.replicas, branch.micro_batches)
             self.floors[key] = max(self.floors.get(key, 0.0), min([cutoff, *(f.value for f in found)]) * (1 - 2 * SAME))
         return found
-
-    def floor(self, branch: Branch, pin: Pin | None = None) -> float:
-        """Lower bound of a branch's linear pipelines: the closed form, or what an earlier run of the branch has shown."""
-        return max(self.bound(branch, pin), self.floors.get((branch.replicas, branch.micro_batches), 0.0))
 
     def pinned_value(self, pin: Pin, branches: list[Branch] | None = None) -> float:
         """Least objective with some decisions held at a value on every stage (inf where no such plan fits)."""
@@ -201,9 +140,11 @@ class SpaceSearch:
         counts = self.space.stage_counts(max((b.stride for b in branches), default=0))
         counts = tuple(count for count in counts if most is None or count <= most)
         best = np.full(max(counts, default=0), np.inf)
-        for bound, _, branch in sorted((self.floor(b), i, b) for i, b in enumerate(branches)):
+        if self.space.regular:
+            self._count_regular(branches, counts, best)
+        for bound, _, branch in [] if self.space.regular else sorted((self.floor(b), i, b) for i, b in enumerate(branches)):
             levels = min(best.size, max(self.space.stage_counts(branch.stride), default=0))
-            if self._pays() or levels == 0 or bound >= best[:levels].max():
+            if self.pays or levels == 0 or bound >= best[:levels].max():
                 continue
             table, most = PipelineTable(branch, self.arrays(branch)), self._most_ranks(branch)
             found = stage_count_optima(table, self._objective(branch, most), levels, best[:levels], most)
@@ -212,6 +153,14 @@ class SpaceSearch:
             apart = self._with_experts_apart(branch, float(best[0]))
             best[0] = min(best[0], apart.value) if apart is not None else best[0]
         return [(count, float(best[count - 1])) for count in counts]
+
+    def _count_regular(self, branches: list[Branch], counts: tuple[int, ...], best: NDArray[np.float64]) -> None:
+        """Fill in the least objective of every stage count on a large cluster."""
+        for bound, _, branch in sorted((self.floor(b), i, b) for i, b in enumerate(branches)):
+            for count in counts:
+                if bound < best[count - 1] and count in self.space.stage_counts(branch.stride):
+                    found = self._regular(branch, float(best[count - 1]), None, count)
+                    best[count - 1] = min([best[count - 1], *(f.value for f in found)])
 
     def branch_optima(self, skip: tuple[int, int]) -> list[tuple[float, Choice]]:
         """The best plan of every branch but one."""
@@ -225,17 +174,6 @@ class SpaceSearch:
                     best = min(options, key=lambda f: f.value)
                     found.append((best.value, self._choice(best)))
         return found
-
-    def _end_groups(self, branch: Branch) -> list[tuple[int, int]]:
-        """Ranges of end ranks that share a weight and caps: all at once, or each alone when GPUs are paid for."""
-        most = self._most_ranks(branch)
-        if not self._pays():
-            return [(1, most)] if most else []
-        return [(g, g) for g in range(1, most + 1)]
-
-    def _pays(self) -> bool:
-        """Whether the price of the GPUs in use matters."""
-        return self.objective == "cost" or bool(np.isfinite(self.caps.dollars))
 
     def _with_experts_apart(self, branch: Branch, cutoff: float, pin: Pin | None = None) -> Found | None:
         if not self.apart.splits:
@@ -264,7 +202,7 @@ class SpaceSearch:
 
     def _fewer_gpus(self, chosen: Found, best: float) -> Found:
         """The same value on the fewest ranks that a plan of the same branch can have it on."""
-        while chosen.path is not None and not self._pays():  # else every number of ranks has had its own search
+        while chosen.path is not None and not self.pays and not self.space.regular:  # else fewer ranks were tried already
             end = chosen.path.legs[-1].first + chosen.path.legs[-1].width
             branch = self.branch(chosen.replicas, chosen.micro_batches)
             table = PipelineTable(branch, self.arrays(branch), self.space.stages)
@@ -286,10 +224,12 @@ class SpaceSearch:
         counts.drop("branch closed by the exact program", len(opened))
         if chosen.path is None:
             return best
+        if self.space.regular:
+            return best
         counts.drop("branch closed by the exact program", -1)
         branch = self.branch(chosen.replicas, chosen.micro_batches)
         used = chosen.path.legs[-1].first + chosen.path.legs[-1].width
-        first, last = (used, used) if self._pays() else (1, self._most_ranks(branch))
+        first, last = (used, used) if self.pays else (1, self._most_ranks(branch))
         objective, cutoff = self._objective(branch, last), best * (1 + SAME) / chosen.weight
         table = PipelineTable(branch, self.arrays(branch), self.space.stages)
         legs = [
@@ -332,18 +272,18 @@ class SpaceSearch:
         if found.path is None:
             raise ValueError("a candidate has a pipeline or experts apart")
         branch = self.branch(found.replicas, found.micro_batches)
-        return Choice(found.replicas, found.micro_batches, self.stages(branch, found.path, self.arrays(branch)))
+        return Choice(found.replicas, found.micro_batches, self.stages(branch, found.path))
 
-    def stages(self, branch: Branch, path: Path, arrays: StageArrays) -> tuple[StageChoice, ...]:
+    def stages(self, branch: Branch, path: Path) -> tuple[StageChoice, ...]:
         """The stages of a found pipeline with their options."""
         stages, rows = [], self.priced.spans[1]
         for leg in path.legs:
             slot = branch.slot(leg.first, leg.width)
             if slot is None:
                 raise ValueError("a found stage has a slot")
-            index = arrays.option[rows[leg.start, leg.stop], leg.first, branch.widths.index(leg.width)]
-            option = branch.option_at(slot, int(index))
-            stages.append(StageChoice(leg.stop - leg.start, slot.devices, option.attention, option.mlp_ways, option.experts))
+            option = branch.option_at(slot, int(branch.best(slot)[1][rows[leg.start, leg.stop]]))
+            devices = tuple(slot.devices)
+            stages.append(StageChoice(leg.stop - leg.start, devices, option.attention, option.mlp_ways, option.experts))
         return tuple(stages)
 
     def _run_pinned(self, cutoff: float) -> Optimum:
@@ -380,6 +320,8 @@ class SpaceSearch:
             most = self._most_ranks(branch)
             if self.space.layout:
                 least = min(least, pinned_excess(branch) if self._pinned_ranks <= most else np.inf)
+            elif self.space.regular:
+                least = min(least, self.runs(branch).least_excess(most))
             else:
                 table, ends = MemoryTable(branch, self.arrays(branch), self.space.stages), slice(most + 1)
                 least = min(least, float(table.sweep(minimax=True, ends=ends).final[ends].min()))
