@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.costs.memory import communication_bytes, reserve_bytes
+from planner.costs.training import Stack, stack_of_pricer, training_pricer
 from planner.evaluate.pipeline import send_seconds
 from planner.evaluate.setting import Setting
 from planner.evaluate.training_parts import Parameters
@@ -58,8 +59,11 @@ class Step:
     flops: float
 
 
-def training_step(env: Setting, sizes: Sizes, choice: Choice, fused: bool = True) -> Step:
-    """Price a training plan and its memory."""
+def training_step(env: Setting, sizes: Sizes, choice: Choice, fused: bool = True, stack: Stack | None = None) -> Step:
+    """Price a training plan and its memory; under `stack`, by default the one that the prices of `env` are for."""
+    if stack is not None:
+        pricer = training_pricer(env.cluster, stack, env.pricer.sources)
+        env, fused = Setting(env.model, env.workload, env.cluster, pricer), stack.fused
     return StepPricing(env, sizes, choice, training_stages(env, sizes, choice, fused)).step()
 
 
@@ -80,6 +84,7 @@ class StepPricing:
 
     def __init__(self, env: Setting, sizes: Sizes, choice: Choice, stages: tuple[TrainingStage, ...]) -> None:
         self.env, self.sizes, self.choice, self.stages = env, sizes, choice, stages
+        self.stack = stack_of_pricer(env.pricer)
         self.training = choice.training or TrainingChoice()
         chunks = self.training.virtual_stages
         count = len(stages)
@@ -93,7 +98,7 @@ class StepPricing:
         tails = [x.tail(self._backward(i)) for i, x in enumerate(self.exchanges)]
         heads = [x.head(self._forward(i)) for i, x in enumerate(self.exchanges)]
         done = max(end + tail for end, tail in zip(ends, tails, strict=True))
-        optimizer = max(x.optimizer_seconds() for x in self.exchanges)
+        optimizer = max(x.optimizer_seconds() for x in self.exchanges) + self.stack.step_s
         pipeline = max(ends)
         exchange = done - pipeline + max(heads)
         flops = (
@@ -143,21 +148,33 @@ class StepPricing:
         def once(stage: int, work: Work) -> float:
             p, exchange = self.stages[stage].chunks[work.chunk], self.exchanges[stage]
             share = 1.0 / len(self.stages[stage].chunks)
-            if work.kind == "forward":
-                return p.forward_s + exchange.forward_extra(p.forward_s, share)
             if work.kind == "weights":
                 return p.weights_s
+            blocked = self._blocked(stage, work)
+            if work.kind == "forward":
+                return p.forward_s + exchange.forward_extra(p.forward_s, share) + blocked
             whole = p.inputs_s + (0.0 if apart else p.weights_s)
-            return whole + exchange.backward_extra(whole, share)
+            return whole + exchange.backward_extra(whole, share) + blocked
 
         def send(stage: int, other: int, kind: Kind) -> float:
-            if stage == other:
+            if stage == other or self.stack.blocking:
                 return 0.0
             if (stage, other) not in known:
                 known[stage, other] = send_seconds(self.env, places[stage], places[other], sequences)
             return known[stage, other]
 
         return finish_times(self.orders, self.training.virtual_stages, seconds, send)
+
+    def _blocked(self, stage: int, work: Work) -> float:
+        """Seconds for which a stage computes nothing while it hands a micro-batch over, whole from each of its GPUs."""
+        count, chunks = len(self.stages), self.training.virtual_stages
+        place = work.chunk * count + stage + (1 if work.kind == "forward" else -1)
+        if not self.stack.blocking or count == 1 or not 0 <= place < chunks * count:
+            return 0.0
+        own, other = self.choice.stages[stage], self.choice.stages[place % count]
+        slices = 1 if own.attention.sequence_parallel else own.attention.head_groups
+        sequences = self.sizes.batch // self.choice.replicas // self.choice.micro_batches
+        return self.stack.blocking * slices * send_seconds(self.env, own.devices, other.devices, sequences)
 
     def _memory(self, index: int) -> StageMemory:
         stage, exchange = self.stages[index], self.exchanges[index]
@@ -182,6 +199,7 @@ class _Exchange:
         self.env, self.choice, self.stage, self.parameters = env, choice, choice.stages[index], parameters
         self.training = choice.training or TrainingChoice()
         self.stride = stride
+        self.stack = stack_of_pricer(env.pricer)
         own = env.workload.training
         self.gradient = dtype_bytes(own.gradient_dtype if own else "fp32")
         self.state = OPTIMIZER_BYTES[own.optimizer if own else "adam"]
@@ -192,15 +210,13 @@ class _Exchange:
         """Seconds after the last backward pass until the gradients are reduced; overlapped but for the last layer's part."""
         if self.training.zero >= 2:
             return 0.0
-        spent = self._gradients_s()
-        return max(spent - backward_s, spent / self.layers) if self.training.overlap else spent
+        return self._beside(self._gradients_s(), backward_s)
 
     def head(self, forward_s: float) -> float:
         """Seconds until the new weights are back, where copies share the optimizer; overlapped with the next forward pass."""
         if self.training.zero not in (1, 2):
             return 0.0
-        spent = self._collective(OpKind.ALL_GATHER, [p.bytes for p in self.parameters])
-        return max(spent - forward_s, spent / self.layers) if self.training.overlap else spent
+        return self._beside(self._collective(OpKind.ALL_GATHER, [p.bytes for p in self.parameters]), forward_s)
 
     def forward_extra(self, forward_s: float, share: float) -> float:
         """Seconds that gathering weights adds to a forward pass (zero 3)."""
@@ -218,7 +234,8 @@ class _Exchange:
         return self._beside(spent, backward_s)
 
     def _beside(self, spent: float, compute: float) -> float:
-        return max(spent - compute, spent / self.layers) if self.training.overlap else spent
+        left = spent * max(self.stack.exposed, 1.0 / self.layers)
+        return max(spent - compute, left) if self.training.overlap else spent
 
     def _gradients_s(self) -> float:
         kind = OpKind.REDUCE_SCATTER if self.training.zero else OpKind.ALL_REDUCE
@@ -237,7 +254,7 @@ class _Exchange:
 
     def _seconds(self, kind: OpKind, amount: float, copies: int) -> float:
         shape = self.env.pricer.copies_shape(self.stage.devices, self.choice.replicas, self.stride, copies)
-        return float(self.env.pricer.collectives.time(kind.value, np.asarray(amount), shape))
+        return self.stack.gradients * float(self.env.pricer.collectives.time(kind.value, np.asarray(amount), shape))
 
     def weight_bytes(self) -> float:
         """Bytes of weights; sharded, but for the layers at work, with zero 3."""

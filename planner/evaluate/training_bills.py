@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.costs.pricer import Sites, live_peak, longest_path
-from planner.costs.training import CLASSES, class_of
+from planner.costs.training import CLASSES, COUNTS, class_of
 from planner.evaluate.setting import Setting
-from planner.graph.ops import Op, Role, Store, Tensor
+from planner.graph.ops import Kind, Op, Role, Store, Tensor
 from planner.graph.trained import Trained
 
 Array = NDArray[np.float64]
@@ -26,7 +26,7 @@ class PassRows:
     for the backward pass, those of them that the core can make again, those of the role's input; most bytes that live for
     a moment in the backward pass, those of logits among them; FLOPs of all three passes. `spent` [rows, pass, class]: GPU
     seconds of each pass (forward, inputs, weights, the core) by the classes of `planner/costs/training.py`, and last how
-    many operators the host issues.
+    many operators the host issues, of dense roles and of mixtures.
     """
 
     forward_s: Array
@@ -55,7 +55,8 @@ def pass_rows(env: Setting, sites: Sites, trained: Trained) -> PassRows:
     ]
     seconds = [longest_path(role, own) for role, own in zip((forward, inputs, weights), durations, strict=True)]
     core = [op for op in forward.ops if op.name in CORE]
-    spent = [by_class(role.ops, own, rows) for role, own in zip((forward, inputs, weights), durations, strict=True)]
+    mixture = any(op.kind == Kind.GROUPED for op in forward.ops)
+    spent = [by_class(role.ops, own, rows, mixture) for role, own in zip((forward, inputs, weights), durations, strict=True)]
     own_core = [s for op, s in zip(forward.ops, durations[0], strict=True) if op.name in CORE]
     core_s = sum(own_core, np.zeros(rows))
     spent.append(by_class(core, own_core, rows))
@@ -73,12 +74,12 @@ def pass_rows(env: Setting, sites: Sites, trained: Trained) -> PassRows:
     return PassRows(*found, spent=np.stack(spent, axis=1))
 
 
-def by_class(ops: Sequence[Op], durations: Sequence[Array], rows: tuple[int, ...]) -> Array:
-    """Seconds of operators by class, and how many there are: [rows, class]."""
-    found = np.zeros((len(CLASSES) + 1, *rows))
+def by_class(ops: Sequence[Op], durations: Sequence[Array], rows: tuple[int, ...], mixture: bool = False) -> Array:
+    """Seconds of operators by class, and how many there are (of dense roles, of mixtures): [rows, class]."""
+    found = np.zeros((len(CLASSES) + COUNTS, *rows))
     for op, seconds in zip(ops, durations, strict=True):
         found[CLASSES.index(class_of(op))] += seconds
-        found[-1] += seconds > 0.0
+        found[len(CLASSES) + mixture] += seconds > 0.0
     return found.T
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.costs.pricer import Site, Sites
-from planner.costs.training import CLASSES
+from planner.costs.training import CLASSES, COUNTS, stack_of_pricer
 from planner.evaluate.rows import attention_rows, partition_table
 from planner.evaluate.setting import LayerKind, Setting
 from planner.evaluate.tables import expand_cases
@@ -26,6 +26,7 @@ from planner.graph.trained import (
     trained_moe,
     trained_receive,
 )
+from planner.units import dtype_bytes
 from search_spaces.attention import AttentionPartition
 from search_spaces.experts import ExpertPlacement
 from search_spaces.sizes import Sizes
@@ -54,7 +55,8 @@ class Parameters:
 class Passes:
     """Seconds of one micro-batch: forward, gradients of inputs (with what is computed again), gradients of weights; bytes
     kept from the forward to the backward pass, and most bytes that live for a moment besides; FLOPs. `spent` [pass, class]:
-    GPU seconds of each pass by the classes of `planner/costs/training.py`, and last how many operators it has.
+    GPU seconds of each pass by the classes of `planner/costs/training.py`, and last how many operators it has, of dense
+    roles and of mixtures.
     """
 
     forward_s: float = 0.0
@@ -64,7 +66,7 @@ class Passes:
     transient_bytes: float = 0.0
     logits_bytes: float = 0.0
     flops: float = 0.0
-    spent: Array = field(default_factory=lambda: np.zeros((3, len(CLASSES) + 1)), compare=False, kw_only=True)
+    spent: Array = field(default_factory=lambda: np.zeros((3, len(CLASSES) + COUNTS)), compare=False, kw_only=True)
 
     def plus(self, other: Passes, times: int = 1) -> Passes:
         """Both one after another, the other `times` over."""
@@ -200,7 +202,7 @@ class _Pricing:
                                   both.logits_bytes, both.flops, spent=both.spent)  # fmt: skip
                 passes[how] = both
             held = (*self._parameters(attention, i, copies, parts), *self._parameters(ffn, i, copies, default))
-            found.append(Part(passes, held))
+            found.append(Part({how: self._accumulated(own, held) for how, own in passes.items()}, held))
         return found
 
     def _ends(self, build: Callable[[Ints], Trained]) -> Sequence[Part | None]:
@@ -210,8 +212,18 @@ class _Pricing:
         for i, case in enumerate(self.cases):
             own = self._passes(priced, i, "none")[0]
             held = self._parameters(priced, i, {}, len(case.devices) // case.tensor)
-            found.append(Part(dict.fromkeys(RECOMPUTES, own), held))
+            found.append(Part(dict.fromkeys(RECOMPUTES, self._accumulated(own, held)), held))
         return found
+
+    def _accumulated(self, passes: Passes, held: Sequence[Parameters]) -> Passes:
+        """The passes of a part whose stack adds gradients to a wider buffer with kernels of their own."""
+        moved, own = stack_of_pricer(self.env.pricer).accumulate_bytes, self.env.workload.training
+        if not moved or own is None or dtype_bytes(own.gradient_dtype) <= dtype_bytes(self.env.model.dtype):
+            return passes
+        seconds = float(self.env.pricer.sources[self.kind].elementwise(moved * sum(p.elements for p in held)))
+        spent = passes.spent.copy()
+        spent[2, CLASSES.index("memory")] += seconds
+        return replace(passes, weights_s=passes.weights_s + seconds, spent=spent)
 
     def _attention(self, layer: LayerKind) -> _Priced:
         partitions = list(dict.fromkeys(case.attention for case in self.cases))

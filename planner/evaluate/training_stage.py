@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planner.evaluate.setting import Setting
+from planner.evaluate.training_host import issued
 from planner.evaluate.training_parts import Parameters, Part, Passes, StageCase, StageParts, stage_parts
 from search_spaces.sizes import Sizes
 from search_spaces.stages import Choice
-from search_spaces.training import Recompute, TrainingChoice
+from search_spaces.training import TrainingChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +45,25 @@ def assemble(
                 _pieces(env, parts[index], own, index == 0 and c == 0, index == last and c == len(kinds) - 1)
                 for c, own in enumerate(kinds)
             ]
-            known[key] = _stage(pieces, training.recompute, replicas, sum(map(len, chunks)))
+            known[key] = _stage(env, pieces, training, replicas, sum(map(len, chunks)))
         found.append(known[key])
     return tuple(found)
 
 
-def _stage(chunks: Sequence[Sequence[tuple[Part, int]]], recompute: Recompute, replicas: int, layers: int) -> TrainingStage:
+def _stage(
+    env: Setting, chunks: Sequence[Sequence[tuple[Part, int]]], training: TrainingChoice, replicas: int, layers: int
+) -> TrainingStage:
     found: list[Passes] = []
     held: dict[int, list[float]] = {}
     for pieces in chunks:
         passes = Passes()
         for part, times in pieces:
-            passes = passes.plus(part.passes[recompute], times)
+            passes = passes.plus(part.passes[training.recompute], times)
             for own in part.parameters:
                 amounts = held.setdefault(own.copies * replicas, [0.0, 0.0])
                 amounts[0] += times * own.elements
                 amounts[1] += times * own.bytes
-        found.append(passes)
+        found.append(issued(env, passes, training.schedule == "zb_h1"))
     return TrainingStage(tuple(found), tuple(Parameters(a, b, copies) for copies, (a, b) in held.items()), layers)
 
 

@@ -20,10 +20,11 @@ from tests.benchmarks.fidelity.rows import Row, Unusable, positive, text, whole
 
 # Words of the framework column, first match counts: the software stack that prices the row.
 STACKS = (
-    ("zero-3", "pytorch-fsdp"), ("deepspeed", "megatron-2022"), ("composer", "pytorch-fsdp"), ("foundry", "pytorch-fsdp"),
+    ("zero-3", "pytorch-fsdp"), ("deepspeed", "megatron-deepspeed"), ("composer", "pytorch-fsdp"), ("foundry", "pytorch-fsdp"),
     ("torchtitan", "pytorch-fsdp"), ("automodel", "pytorch-fsdp"), ("fsdp", "pytorch-fsdp"), ("maxtext", "jax"),
     ("paxml", "jax"), ("jax", "jax"),
 )  # fmt: skip
+UNFUSED = ("megatron-2022", "megatron-deepspeed")  # attention in several kernels, nothing of the exchange overlapped
 FLASH_SINCE = 2023  # Megatron-LM has fused attention kernels that keep no scores from this year on
 NETWORKS = re.compile(r"(\d+)\s*x\D*?(\d{3})(?!\d)")  # "8x NDR400", "4x HDR IB 200 Gb/s", "8x 400G"
 TOTAL = re.compile(r"(\d{3,5})\s*Gb(?:/s|ps)(?: node-node| interconnect|\))")
@@ -87,7 +88,8 @@ def job_of(row: Row, machines: Machines) -> Job | Unusable:
     choice = choice_of(row, model, ways, stack)
     if isinstance(choice, Unusable):
         return choice
-    training = Training(precision, dropout=stack == "megatron-2022")
+    narrow = precision == "fp16" and stack in UNFUSED  # loss scaling keeps and sums gradients in fp16
+    training = Training(precision, "bf16" if narrow else "fp32", dropout=stack in UNFUSED)
     workload = Workload(
         "training", ways.global_batch, whole(row, "seq_len"), logits="all", keep_kv_cache=False, training=training
     )
@@ -124,7 +126,7 @@ def stack_of(row: Row) -> tuple[str, bool]:
     stack = next((name for word, name in STACKS if word in words), "megatron-core")
     if stack == "megatron-core" and year < FLASH_SINCE:
         stack = "megatron-2022"
-    return stack, stack != "megatron-2022"
+    return stack, stack not in UNFUSED
 
 
 def precision_of(written: str) -> str | None:
@@ -181,7 +183,7 @@ def choice_of(row: Row, model: ModelSpec, ways: Ways, stack: str) -> Choice | Un
     training = training_of(row, ways, stack)
     if isinstance(training, Unusable):
         return training
-    sequence_parallel = ways.tensor > 1 and (stack != "megatron-2022" or "+ sequence parallel" in text(row, "recompute"))
+    sequence_parallel = ways.tensor > 1 and (stack not in UNFUSED or "+ sequence parallel" in text(row, "recompute"))
     order: Any = "segments_inner"
     attention = AttentionPartition(
         ways.tensor, batch_parts=parts, context_parts=ways.context, order=order, sequence_parallel=sequence_parallel
@@ -214,7 +216,7 @@ def training_of(row: Row, ways: Ways, stack: str) -> TrainingChoice | Unusable:
     if schedule != "interleaved" or ways.micro_batches % ways.stages:
         chunks, schedule = 1, "1f1b" if schedule == "interleaved" else schedule
     zero = zero_of(row, stack)
-    return TrainingChoice(schedule, chunks, recompute_of(row), zero, stack != "megatron-2022")
+    return TrainingChoice(schedule, chunks, recompute_of(row), zero, stack not in UNFUSED)
 
 
 def recompute_of(row: Row) -> Recompute:
