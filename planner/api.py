@@ -26,7 +26,7 @@ from planner.search import Progress, Result
 from planner.search import search as find
 from planner.solve.answer import Limits
 from planner.solve.objective import Name
-from planner.solve.optimum import SpaceSearch
+from planner.solve.searcher import space_search
 from search_spaces.space import SearchSpace
 from search_spaces.stages import Choice
 
@@ -93,7 +93,7 @@ def _complete(problem: Problem, space: SearchSpace, name: str) -> Chosen:
     only = list(itertools.islice(space.choices(), 2)) if space.layout and space.size() == 1 else []
     if len(only) == 1:
         return Chosen(problem, env, name, only[0])
-    choice = SpaceSearch(env, space).run().choice or SpaceSearch(env, space, ignore_memory=True).run().choice
+    choice = space_search(env, space).run().choice or space_search(env, space, ignore_memory=True).run().choice
     if choice is None:
         raise NoPlanError(f"{name}: no plan obeys these pins and the rules of the space; leave more decisions open")
     return Chosen(problem, env, name, choice, completed=True)

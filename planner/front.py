@@ -14,6 +14,8 @@ from planner.search import Infeasibility, constraints, in_unit, infeasibility, p
 from planner.solve.answer import Limits
 from planner.solve.front import Corner, FrontSearch, Pair, Progress
 from planner.solve.objective import NAMES, TIE_RULE, Caps
+from planner.solve.optimum import SpaceSearch
+from planner.solve.searcher import inference_only
 from search_spaces.stages import Choice
 
 SCHEMA = "planner.pareto/1"
@@ -91,7 +93,10 @@ def pareto(
     check_points(points)
     found = problem if isinstance(problem, Problem) else load_problem(problem, sets=sets)
     limits = limits or Limits()
+    inference_only(found.space, "pareto")
     asked = priced_space(found, pair, limits)
+    if not isinstance(asked, SpaceSearch):
+        raise TypeError("a front is searched in an inference space")
     search = FrontSearch(asked, pair, limits, progress)
     corners = search.run(points)
     told = tuple(_point(found, pair, corner) for corner in corners)

@@ -25,8 +25,13 @@ from planner.solve.experts.summary import PlacementSummary, summaries
 from planner.solve.objective import NO_CAPS, TIE_RULE, Caps, Name
 from planner.solve.optimum import SpaceSearch
 from planner.solve.relaxation import relaxation
+from planner.solve.searcher import Search, space_search
+from planner.solve.training import TrainingSearch
+from planner.solve.training_decisions import training_decisions
+from planner.solve.training_relaxation import training_relaxation
 from search_spaces.space import SearchSpace
 from search_spaces.stages import Choice
+from search_spaces.training_space import TrainingSpace
 
 SCHEMA = "planner.result/1"
 MOST_GPUS = 512
@@ -199,8 +204,9 @@ def search(
     asked = priced_space(problem, (objective,), limits)
     env = asked.env
     optimum = asked.run(progress=progress)
-    size, closed = str(problem.space.size()), closings(asked, optimum)
-    if problem.space is not plain_space:
+    size = str(problem.space.size())
+    closed = closings(asked, optimum) if isinstance(asked, SpaceSearch) else ()
+    if isinstance(asked, SpaceSearch) and problem.space is not plain_space:
         optimum = placed_optimum(asked, optimum, plain_space)
     if optimum.choice is None:
         reason = infeasibility(problem, asked, optimum) if optimum.complete else None
@@ -215,7 +221,7 @@ def search(
     plain = Result(
         problem, objective, status, value, bound, gap, size, optimum, optimum.choice,
         evaluate(env, problem.sizes, optimum.choice), (), (), (), None, None, limits.seed, optimum.interrupted, limits.caps,
-        closed, summaries(env, problem.sizes, optimum.choice),
+        closed, summaries(env, problem.sizes, optimum.choice) if isinstance(asked, SpaceSearch) else (),
     )  # fmt: skip
     if not details or optimum.interrupted or time.monotonic() - start > limits.seconds:
         return replace(plain, alternatives=alternatives(asked, problem, optimum, top))
@@ -228,13 +234,13 @@ def search(
 def placed(problem: Problem) -> Problem:
     """The problem with expert placements found for its space, where its loads are unequal and its placements open."""
     env = setting(problem.model, problem.workload, problem.cluster)
-    if not open_to_search(env, problem.space):
+    if isinstance(problem.space, TrainingSpace) or not open_to_search(env, problem.space):
         return problem
     spaces = (with_placements(env, space) for space in (problem.space, problem.unrestricted))
     return replace(problem, space=next(spaces), unrestricted=next(spaces), restrictions=(*problem.restrictions, RULE))
 
 
-def priced_space(problem: Problem, objectives: Sequence[Name], limits: Limits) -> SpaceSearch:
+def priced_space(problem: Problem, objectives: Sequence[Name], limits: Limits) -> Search:
     """The space of a problem, priced, to be asked for the first objective; raises `InputError` where one has no meaning."""
     if problem.cluster.size > MOST_GPUS:
         raise InputError("cluster", f"{problem.cluster.size} GPUs", f"at most {MOST_GPUS} GPUs in a search, for now")
@@ -242,10 +248,10 @@ def priced_space(problem: Problem, objectives: Sequence[Name], limits: Limits) -
     if "cost" in objectives and free:
         raise InputError(f"cluster: price_per_hour of {free[0]}", 0, "a price above 0 dollars, to search for the least cost")
     env = setting(problem.model, problem.workload, problem.cluster)
-    return SpaceSearch(env, problem.space, objectives[0], limits)
+    return space_search(env, problem.space, objectives[0], limits)
 
 
-def _detailed(plain: Result, asked: SpaceSearch, top: int, limits: Limits, progress: Progress | None) -> Result:
+def _detailed(plain: Result, asked: Search, top: int, limits: Limits, progress: Progress | None) -> Result:
     """The answer with what a reader asks next: other plans, every decision, the hand-designed plans, replicas open."""
     problem, optimum, objective, env = plain.problem, plain.optimum, plain.objective, asked.env
     say = progress or (lambda text: None)
@@ -265,7 +271,7 @@ def in_unit(problem: Problem, objective: Name, seconds: float) -> float:
     return problem.workload.batch * problem.workload.query_length / seconds
 
 
-def alternatives(asked: SpaceSearch, problem: Problem, optimum: Optimum, top: int) -> tuple[Alternative, ...]:
+def alternatives(asked: Search, problem: Problem, optimum: Optimum, top: int) -> tuple[Alternative, ...]:
     """The best plans of the next best branches (replicas, micro-batches), at most `top` - 1."""
     if top <= 1 or optimum.choice is None:
         return ()
@@ -279,7 +285,7 @@ def unrestricted(
     """The proven best with replicas open, where the problem's space fixes them; its own best plan if replicas do not help."""
     if problem.unrestricted == problem.space:
         return None
-    optimum = SpaceSearch(env, problem.unrestricted, objective, limits).run(restricted.value)
+    optimum = space_search(env, problem.unrestricted, objective, limits).run(restricted.value)
     chosen = optimum if optimum.choice is not None else restricted
     return None if chosen.choice is None else (in_unit(problem, objective, chosen.value), chosen.choice)
 
@@ -288,10 +294,10 @@ def hand_designed(problem: Problem, env: Setting, name: str, best: float, object
     """The three readings of a hand-designed plan; what its author wrote is read without the caps."""
     space = problem.plans[name]
     written = space if space.micro_batches is not None else replace(space, micro_batches=(1,))
-    completion = SpaceSearch(env, space, objective, limits).run()
+    completion = space_search(env, space, objective, limits).run()
     fewest = completion
     for _, micro in space.branches:
-        found = SpaceSearch(env, replace(space, micro_batches=(micro,)), objective, limits).run()
+        found = space_search(env, replace(space, micro_batches=(micro,)), objective, limits).run()
         if found.choice is not None:
             fewest = found
             break
@@ -321,10 +327,10 @@ def _priced(problem: Problem, env: Setting, objective: Name, optimum: Optimum, o
 
 def _as_written(problem: Problem, env: Setting, space: SearchSpace, objective: Name, limits: Limits) -> PlanReading:
     """The plan as its author left it: where it does not fit, by how much and on which GPU."""
-    optimum = SpaceSearch(env, space, objective, limits).run()
+    optimum = space_search(env, space, objective, limits).run()
     if optimum.choice is not None:
         return _reading(problem, env, objective, optimum)
-    lenient = SpaceSearch(env, space, objective, limits, ignore_memory=True).run()
+    lenient = space_search(env, space, objective, limits, ignore_memory=True).run()
     if lenient.choice is None:
         return PlanReading(None, None, None, 0, "no micro-batch of that size can be split as the plan says")
     found = evaluate(env, problem.sizes, lenient.choice)
@@ -332,18 +338,19 @@ def _as_written(problem: Problem, env: Setting, space: SearchSpace, objective: N
     return _priced(problem, env, objective, lenient, round(optimum.excess_bytes), f"GPU {worst.rank}")
 
 
-def decisions(asked: SpaceSearch, problem: Problem, optimum: Optimum) -> tuple[Decision, ...]:
+def decisions(asked: Search, problem: Problem, optimum: Optimum) -> tuple[Decision, ...]:
     """The decision tables in the objective's own unit."""
 
     def told(value: DecisionValue) -> DecisionValue:
         objective = None if value.objective is None else in_unit(problem, asked.objective, value.objective)
         return replace(value, objective=objective)
 
-    return tuple(replace(d, values=tuple(told(v) for v in d.values)) for d in decision_tables(asked, optimum))
+    tables = training_decisions(asked, optimum) if isinstance(asked, TrainingSearch) else decision_tables(asked, optimum)
+    return tuple(replace(d, values=tuple(told(v) for v in d.values)) for d in tables)
 
 
-def infeasibility(problem: Problem, asked: SpaceSearch, optimum: Optimum) -> Infeasibility:
+def infeasibility(problem: Problem, asked: Search, optimum: Optimum) -> Infeasibility:
     """Which constraint leaves nothing, and the smallest change that would let a plan fit."""
-    found = relaxation(asked, optimum)
+    found = training_relaxation(asked, optimum) if isinstance(asked, TrainingSearch) else relaxation(asked, optimum)
     then = None if found.then is None else in_unit(problem, asked.objective, found.then)
     return Infeasibility(found.constraint, found.change, then)

@@ -18,6 +18,8 @@ from planner.check.shards import check_shards
 from planner.check.structure import check_structure
 from planner.evaluate.capacity import over_capacity, stage_total
 from planner.evaluate.setting import Setting
+from planner.evaluate.training import StepPricing
+from planner.evaluate.training_stage import training_stages
 from planner.graph.expand import expand
 from planner.graph.nodes import Graph
 from planner.units import show_bytes
@@ -30,6 +32,8 @@ def check_choice(env: Setting, sizes: Sizes, choice: Choice) -> tuple[Finding, .
     found = list(check_structure(sizes, choice))
     if errors(found):
         return tuple(found)
+    if choice.training is not None:
+        return (*found, *_training_memory(env, sizes, choice))
     found += check_graph(env, sizes, choice, sample_graph(env, sizes, choice))
     return (*found, *_sums(choice), *_memory(env, sizes, choice))
 
@@ -94,3 +98,14 @@ def _memory(env: Setting, sizes: Sizes, choice: Choice) -> Iterator[Finding]:
         if needed > capacity:
             message = f"the fullest GPU needs {show_bytes(needed)} of {show_bytes(capacity)}"
             yield Finding("MEM001", "error", f"stages[{index}]", message, round(needed), capacity, fix)
+
+
+def _training_memory(env: Setting, sizes: Sizes, choice: Choice) -> Iterator[Finding]:
+    """The fullest GPU of every stage of a training step against its memory."""
+    pricing = StepPricing(env, sizes, choice, training_stages(env, sizes, choice))
+    for index, (stage, memory) in enumerate(zip(choice.stages, pricing.memory(), strict=True)):
+        capacity = min(env.cluster.kind_of(rank).memory_bytes for rank in stage.devices)
+        if memory.total > capacity:
+            message = f"the fullest GPU needs {show_bytes(memory.total)} of {show_bytes(capacity)}"
+            fix = "share states out (zero), recompute activations, or use smaller micro-batches, more stages or more GPUs"
+            yield Finding("MEM001", "error", f"stages[{index}]", message, round(memory.total), capacity, fix)

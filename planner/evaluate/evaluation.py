@@ -10,6 +10,10 @@ from planner.evaluate.devices import DeviceBill, stage_devices
 from planner.evaluate.linear import linear_path
 from planner.evaluate.setting import Setting
 from planner.evaluate.timeline import CriticalPath, Item
+from planner.evaluate.training import StepPricing
+from planner.evaluate.training_devices import trained_devices
+from planner.evaluate.training_path import training_path
+from planner.evaluate.training_stage import training_stages
 from planner.evaluate.waves import waves_path
 from planner.model import ModelSpec
 from planner.workload import Workload
@@ -77,6 +81,8 @@ class Evaluation:
 
 def evaluate(env: Setting, sizes: Sizes, choice: Choice) -> Evaluation:
     """Price one plan; the choice must be sound (see `planner.check`)."""
+    if choice.training is not None:
+        return _evaluate_training(env, sizes, choice)
     path: CriticalPath = (waves_path if choice.stages[0].separate else linear_path)(env, sizes, choice)
     reports, total = [], 0.0
     stride = replica_stride(sizes, choice.replicas) or 0
@@ -94,6 +100,30 @@ def evaluate(env: Setting, sizes: Sizes, choice: Choice) -> Evaluation:
         path.latency_s, tokens / path.latency_s, path.items, path.expression,
         tuple(sorted(reports, key=lambda r: r.rank)), total, model, model / (path.latency_s * peak) if peak else 0.0,
         max(over, 0), path.slack,
+    )  # fmt: skip
+
+
+def _evaluate_training(env: Setting, sizes: Sizes, choice: Choice) -> Evaluation:
+    """Price one step of a training plan; `flops_model` are those of the forward pass three times."""
+    pricing = StepPricing(env, sizes, choice, training_stages(env, sizes, choice))
+    step, path = pricing.step(), training_path(pricing, env.pricer.sources[env.cluster.device_kinds[0]].source)
+    tokens, model = env.workload.batch * env.query_length, 3.0 * model_flops(env.model, env.workload.forward)
+    reports = []
+    for own in trained_devices(pricing, step):
+        items = (own.weights, 0.0, own.activation, 0.0, own.logits, own.gradients, own.optimizer, own.communication_bytes,
+                 own.reserve)  # fmt: skip
+        a, b, c, d, e, f, g, h, i = (round(item) for item in items)
+        memory = Memory(
+            a, b, c, d, e, f, g, h, i, a + b + c + d + e + f + g + h + i, env.cluster.kind_of(own.rank).memory_bytes
+        )
+        idle = max(step.seconds - own.busy_s - own.communication_s, 0.0)
+        reports.append(DeviceReport(own.rank, own.busy_s, own.communication_s, idle, memory))
+    peak = sum(env.cluster.kind_of(report.rank).peak_flops.get(env.model.dtype, 0.0) for report in reports)
+    reports.sort(key=lambda report: report.rank)
+    over = max(round(pricing.over_capacity()), 0)
+    return Evaluation(
+        step.seconds, tokens / step.seconds, path.items, path.expression, tuple(reports), step.flops, model,
+        model / (step.seconds * peak) if peak else 0.0, over, path.slack,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from planner.evaluate.training_parts import Parameters
 from planner.evaluate.training_stage import TrainingStage, training_stages
 from planner.graph.ops import Kind as OpKind
 from planner.graph.schedule import Kind, Work, finish_times, held_counts, stage_order
+from planner.graph.schedule import Step as Pass
 from planner.units import dtype_bytes
 from search_spaces.sizes import Sizes
 from search_spaces.stages import Choice, replica_stride
@@ -131,8 +132,8 @@ class StepPricing:
     def _backward(self, stage: int) -> float:
         return sum(p.inputs_s + p.weights_s for p in self.stages[stage].chunks)
 
-    def ends(self) -> list[float]:
-        """When each stage has done its last pass."""
+    def ends(self, trace: dict[tuple[int, Work], Pass] | None = None) -> list[float]:
+        """When each stage has done its last pass; `trace` is filled with what each pass waited for."""
         apart = self.training.schedule == "zb_h1"
         sequences = self.sizes.batch // self.choice.replicas // self.choice.micro_batches
         places = [stage.devices for stage in self.choice.stages]
@@ -163,7 +164,7 @@ class StepPricing:
                 known[stage, other] = send_seconds(self.env, places[stage], places[other], sequences)
             return known[stage, other]
 
-        return finish_times(self.orders, self.training.virtual_stages, seconds, send)
+        return finish_times(self.orders, self.training.virtual_stages, seconds, send, trace)
 
     def _blocked(self, stage: int, work: Work) -> float:
         """Seconds for which a stage computes nothing while it hands a micro-batch over, whole from each of its GPUs."""

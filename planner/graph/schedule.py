@@ -77,6 +77,15 @@ def _put_off(plain: Sequence[Work], most: int) -> Iterator[Work]:
     yield from (Work("weights", m) for m in waiting)
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A pass in time: begin, end, and the pass it waited for last (None where it began at once)."""
+
+    begin_s: float
+    end_s: float
+    after: tuple[int, Work] | None
+
+
 @lru_cache(maxsize=4096)
 def held_counts(
     schedule: Schedule, stage: int, stages: int, micro_batches: int, chunks: int = 1
@@ -99,11 +108,13 @@ def finish_times(
     chunks: int,
     seconds: Callable[[int, Work], float],
     send: Callable[[int, int, Kind], float],
+    trace: dict[tuple[int, Work], Step] | None = None,
 ) -> list[float]:
     """When each stage has done its work: a stage works in its order, what it passes on queues on its way.
 
     `seconds(stage, work)`; `send(stage, other, kind)` from one stage to another (0 where they are the same). Micro-batch m
-    of chunk c goes through all stages of chunk c before the first of chunk c + 1.
+    of chunk c goes through all stages of chunk c before the first of chunk c + 1. `trace` is filled with what each pass
+    waited for.
     """
     stages = len(orders)
     end: dict[tuple[int, Work], float] = {}
@@ -119,6 +130,10 @@ def finish_times(
                 if ready is None:
                     break
                 done = max(free[stage], ready) + seconds(stage, work)
+                if trace is not None:
+                    waited = _source(stage, work, stages, chunks) if ready > free[stage] else None
+                    own = (stage, order[at[stage] - 1]) if at[stage] else None
+                    trace[stage, work] = Step(max(free[stage], ready), done, waited or own)
                 free[stage] = end[stage, work] = done
                 at[stage] += 1
                 left -= 1
@@ -138,6 +153,19 @@ def _next(stage: int, work: Work, stages: int, chunks: int) -> tuple[int, Work] 
     place = work.chunk * stages + stage + (1 if work.kind == "forward" else -1)
     if not 0 <= place < chunks * stages:
         return None
+    chunk, other = divmod(place, stages)
+    return other, Work(work.kind, work.micro_batch, chunk)
+
+
+def _source(stage: int, work: Work, stages: int, chunks: int) -> tuple[int, Work] | None:
+    """The pass that makes the input of some work."""
+    if work.kind == "weights":
+        return stage, Work("backward", work.micro_batch, work.chunk)
+    place = work.chunk * stages + stage + (-1 if work.kind == "forward" else 1)
+    if place < 0:
+        return None
+    if place == chunks * stages:
+        return stage, Work("forward", work.micro_batch, work.chunk)
     chunk, other = divmod(place, stages)
     return other, Work(work.kind, work.micro_batch, chunk)
 

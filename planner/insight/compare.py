@@ -16,6 +16,7 @@ from planner.insight.explain import filled, fullest_gpu
 from planner.insight.waiting import Waiting, waiting
 from planner.plan import choice_to_dict
 from planner.problem import Problem
+from planner.solve.searcher import inference_only
 
 SCHEMA = "planner.comparison/1"
 MOST_PLANS = 20
@@ -123,7 +124,9 @@ def compare(plans: Sequence[PlanRef | Chosen], *, sets: Sequence[str] = ()) -> C
 
 def _column(plan: PlanRef | Chosen, sets: Sequence[str]) -> Side | Missing:
     try:
-        return side(choose(plan, sets=sets))
+        chosen = choose(plan, sets=sets)
+        inference_only(chosen.problem.space, "compare")
+        return side(chosen)
     except NoPlanError as error:
         return Missing(str(plan), str(error))
 

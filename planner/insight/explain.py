@@ -30,6 +30,7 @@ from planner.insight.waiting import Waiting, waiting
 from planner.plan import choice_to_dict
 from planner.solve.answer import Limits, Optimum
 from planner.solve.optimum import SpaceSearch
+from planner.solve.searcher import inference_only
 from search_spaces.stages import Choice
 
 SCHEMA = "planner.explanation/1"
@@ -161,6 +162,7 @@ def explain(
     Raises what `choose` raises. `limits.seconds` ends the re-optimizations early; `cut` then says what is missing.
     """
     chosen = choose(plan, sets=sets)
+    inference_only(chosen.problem.space, "explain")
     clock = Clock(limits or Limits(), progress)
     env, problem, choice = chosen.env, chosen.problem, chosen.choice
     sizes, space = problem.sizes, problem.space

@@ -62,7 +62,9 @@ def evaluation_report(evaluation: Evaluation, choice: Choice, problem: Problem, 
 
 def evaluation_headline(evaluation: Evaluation, problem: Problem) -> str:
     """Latency, throughput, utilization and whether the plan fits, in one line."""
-    what = "for the batch" if problem.workload.phase == "prefill" else "for each output token"
+    what = {"prefill": "for the batch", "decode": "for each output token", "training": "for an optimizer step"}[
+        problem.workload.phase
+    ]
     fits = "fits in memory"
     if evaluation.over_capacity_bytes:
         fits = f"does NOT fit: {gigabytes(evaluation.over_capacity_bytes)} GB over the memory of a GPU"

@@ -43,9 +43,21 @@ PLACED = (
     "of the experts, so that no plan at all is below it."
 )
 OBJECTIVES = {
-    "latency": {"prefill": "latency of the whole batch", "decode": "latency of one output token"},
-    "throughput": {"prefill": "tokens per second of a steady stream of batches", "decode": "output tokens per second"},
-    "cost": {"prefill": "price of the GPU time of the batch", "decode": "price of the GPU time of one step"},
+    "latency": {
+        "prefill": "latency of the whole batch",
+        "decode": "latency of one output token",
+        "training": "time of an optimizer step",
+    },
+    "throughput": {
+        "prefill": "tokens per second of a steady stream of batches",
+        "decode": "output tokens per second",
+        "training": "tokens trained per second",
+    },
+    "cost": {
+        "prefill": "price of the GPU time of the batch",
+        "decode": "price of the GPU time of one step",
+        "training": "price of the GPU time of an optimizer step",
+    },
 }
 RULES = "The proof and the size of the space are relative to these rules:"
 DRAW = "planner dag {ref} --view model --as svg -o {file}"
@@ -173,7 +185,7 @@ def question(result: Result) -> str:
 def workload_text(problem: Problem) -> str:
     """Model, workload and cluster in one sentence."""
     work, model, cluster = problem.workload, problem.model, problem.cluster
-    tokens = f"{work.prompt:,} tokens each" if work.phase == "prefill" else f"{work.context:,} tokens of context each"
+    tokens = f"{work.prompt:,} tokens each" if work.phase != "decode" else f"{work.context:,} tokens of context each"
     return (
         f"{model.name} ({count(len(model.layers), 'layer')}, {model.parameters:,} parameters), {work.phase} of "
         f"{count(work.batch, 'sequence')} with {tokens}, on {cluster.name} ({count(cluster.size, 'GPU')})."
@@ -192,13 +204,16 @@ def space_blocks(result: Result) -> tuple[Block, ...]:
     """What was searched, what was left out and why, and the rules that the answer is relative to."""
     counts = result.optimum.counts
     opened = f"{counts.branches} of {count(len(result.problem.space.branches), 'branch')} (replicas x micro-batches) opened"
+    training = result.problem.workload.phase == "training"
     solved = f"{count(counts.iterations, 'CP-SAT model')} solved, {count(counts.cuts, 'cut')}"
+    if training:
+        solved = f"{count(counts.iterations, 'pipeline')} laid out in time"
     lines = [
         f"{int(result.space_size):,} plans in the space; {counts.priced:,} stage options priced; {opened}; {solved}; "
         f"seed {result.seed}.",
     ]
     dropped = ", ".join(f"{number:,} x {reason}" for reason, number in sorted(counts.dropped.items()))
-    lines += [f"Settled without a CP-SAT model: {dropped}."] if dropped else []
+    lines += [f"Settled without {'laying it out' if training else 'a CP-SAT model'}: {dropped}."] if dropped else []
     return *(Text(line) for line in lines), Text(RULES), Bullets(result.problem.restrictions), Text(f"Ties: {TIE_RULE}.")
 
 

@@ -21,12 +21,13 @@ class Work(StrEnum):
     MEMORY = "memory traffic"
     INSIDE = "communication inside a node"
     BETWEEN = "communication between nodes"
+    PASS = "whole passes of a training step"
 
     def words(self, cluster: Cluster) -> str:
         """The kind with the link that carries it."""
         if self is Work.MEMORY:
             return f"{self} (norms, activations, additions)"
-        if self is Work.PRODUCTS:
+        if self in (Work.PRODUCTS, Work.PASS):
             return str(self)
         return f"{self} ({cluster.network.name if self is Work.BETWEEN else cluster.domains[0].link.name})"
 
@@ -132,6 +133,8 @@ def products(term: str) -> list[Product]:
 def work_kind(term: str) -> Work:
     """What kind of work a term is; communication by the slowest tier that it crosses."""
     call = parse_term(term)
+    if not call.name:
+        return Work.PASS
     if call.name in ("Get_Time", "Attention"):
         return Work.PRODUCTS
     if call.name == "Memory":

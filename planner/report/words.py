@@ -6,6 +6,7 @@ from planner.report.show import count, gpus, ranges, runs
 from search_spaces.attention import ORDERS, AttentionPartition
 from search_spaces.sizes import Sizes, share
 from search_spaces.stages import Choice, StageChoice
+from search_spaces.training import TrainingChoice
 
 MOST_STAGES = 4
 
@@ -50,7 +51,17 @@ def batch_words(choice: Choice, sizes: Sizes) -> str:
     sequences = sizes.batch // choice.replicas // choice.micro_batches
     micro_batches = f"{count(choice.micro_batches, 'micro-batch')} of {count(sequences, 'sequence')}"
     waves = f", {choice.in_flight} of them in flight at a time" if choice.in_flight > 1 else ""
-    return f"{count(choice.replicas, 'replica')}, {micro_batches}{waves}"
+    steps = f", {training_words(choice.training)}" if choice.training is not None else ""
+    return f"{count(choice.replicas, 'replica')}, {micro_batches}{waves}{steps}"
+
+
+def training_words(training: TrainingChoice) -> str:
+    """How a step runs: schedule, what is computed again, what copies share out."""
+    chunks = f" of {training.virtual_stages} chunks" if training.virtual_stages > 1 else ""
+    again = {"none": "nothing computed again", "selective": "attention cores computed again", "full": "layers computed again"}
+    shared = ("every copy whole", "optimizer states shared out", "optimizer states and gradients shared out",
+              "weights, gradients and optimizer states shared out")  # fmt: skip
+    return f"schedule {training.schedule}{chunks}, {again[training.recompute]}, {shared[training.zero]} (zero {training.zero})"
 
 
 def stage_layers(choice: Choice) -> list[str]:

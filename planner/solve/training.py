@@ -85,6 +85,27 @@ class TrainingSearch:
         value = best.value
         return Optimum(best.choice, value, min(bound, value), complete, self.counts, 0.0, interrupted)
 
+    def best(self, keep: Callable[[Choice], bool]) -> float:
+        """The best objective of the plans that `keep` allows; inf where none fits."""
+        best: Found | None = None
+        for least, frame in self.frames:
+            most = INF if best is None else best.value
+            if least > most * (1 + SAME):
+                break
+            best = self._of_frame(frame, most, best, keep)
+        return INF if best is None else best.value
+
+    def samples(self) -> Iterator[Choice]:
+        """Plans that between them have every value of every decision."""
+        seen = set[tuple[int, int, int]]()
+        for _, frame in self.frames:
+            split, training = next(iter(self.space.runs(frame)))
+            yield frame.choice(split, training)
+            kind = (len(frame.devices), frame.micro_batches, self.space.copies(frame))
+            if kind not in seen:
+                seen.add(kind)
+                yield from (frame.choice(split, training) for split, training in self.space.runs(frame))
+
     def branch_optima(self, skip: tuple[int, int]) -> Iterator[tuple[float, Choice]]:
         """The best plan of every other (replicas, micro-batches)."""
         branches = dict.fromkeys((frame.replicas, frame.micro_batches) for _, frame in self.frames)
@@ -96,9 +117,11 @@ class TrainingSearch:
             if found.choice is not None:
                 yield found.value, found.choice
 
-    def _of_frame(self, frame: Frame, most: float, best: Found | None) -> Found | None:
-        """The best plan of a frame, where it is better than the one known."""
-        queue = self._open(frame, most)
+    def _of_frame(
+        self, frame: Frame, most: float, best: Found | None, keep: Callable[[Choice], bool] | None = None
+    ) -> Found | None:
+        """The best plan of a frame (of those that `keep` allows), where it is better than the one known."""
+        queue = self._open(frame, most, keep)
         ends: dict[object, Sequence[float]] = {}
         while queue:
             least, _, pricing = heapq.heappop(queue)
@@ -120,11 +143,13 @@ class TrainingSearch:
                 best, most = found, min(most, found.value)
         return best
 
-    def _open(self, frame: Frame, most: float) -> list[tuple[float, int, StepPricing]]:
-        """The plans of a frame whose bounds are not above `most`, the least first; plans of the same stages are bounded once."""
+    def _open(self, frame: Frame, most: float, keep: Callable[[Choice], bool] | None) -> list[tuple[float, int, StepPricing]]:
+        """A frame's plans whose bounds are not above `most`, the least first; plans of the same stages are bounded once."""
         queue: list[tuple[float, int, StepPricing]] = []
         parts, known = self._parts_of(frame), dict[object, tuple[tuple[TrainingStage, ...], float]]()
         for split, training in self.space.runs(frame):
+            if keep is not None and not keep(frame.choice(split, training)):
+                continue
             self.counts.priced += 1
             key = (split, training.virtual_stages, training.recompute)
             if key not in known:

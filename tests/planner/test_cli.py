@@ -295,7 +295,7 @@ def test_a_file_that_is_no_problem_is_refused_by_name(refused, tmp_path, text, t
         (["search", "helix", "--cluster", "0x8-h100"], "cluster"),
         (["search", "helix", "--workload", "prefil:batch=1"], "prefill:batch"),
         (["search", "helix", "--workload", "prefill:batch=1"], "prompt"),
-        (["search", "helix", "--workload", "training:global_batch=512,sequence=4096"], "training"),
+        (["search", "helix", "--workload", "training:global_batch=512"], "sequence"),
         (["search", "helix", "--space", "helx"], "did you mean helix"),
         (["search", "helix", "--objective", "speed"], "--objective"),
         (["search", "helix", "--top", "0"], "--top"),
