@@ -49,6 +49,10 @@ class Constants:
         row.update(self._data["adjust"].get(self._kind.name, {}).get(family, {}))
         return row, exact
 
+    def has(self, family: str, dtype: str) -> bool:
+        """Whether the owner of a family has constants for this very dtype."""
+        return dtype in self._data["gpus"][self.owner(family)].get(family, {})
+
     def prefill(self, dtype: str, cache: str, expanded: bool) -> dict[str, float]:
         """The constants of prefill; a narrower cache and expanded MLA (keys wider than values) have kernels of their own."""
         family = "mla_prefill" if expanded else "prefill"

@@ -28,7 +28,8 @@ class GemmConstants:
     """Matrix multiply. `launch_s` a kernel with nothing to do; `compute` the share of peak that full 128x256 tiles reach,
     `medium` and `small` that of 128x128 and 64x64 tiles relative to it; `depth` the k-steps a tile spends on start and
     end; `memory` the share of the memory bandwidth; `rounding` how much of a partly filled last wave is paid for;
-    `quantize` the bytes moved for each element of the first operand to bring it from bf16 to a narrower dtype.
+    `quantize` the bytes moved for each element of the first operand to bring it from bf16 to a narrower dtype;
+    `skinny` what 16x128 tiles reach relative to full ones, 0 where kernels have none.
     """
 
     launch_s: float
@@ -39,9 +40,10 @@ class GemmConstants:
     memory: float
     rounding: float
     quantize: float = 0.0
+    skinny: float = 0.0
 
 
-TILES = ((128.0, 256.0), (128.0, 128.0), (64.0, 64.0))
+TILES = ((128.0, 256.0), (128.0, 128.0), (64.0, 64.0), (16.0, 128.0))
 SPLITS = (1.0, 4.0)
 BLEND = 4  # exponent that joins compute and memory time: they overlap, but not perfectly
 
@@ -60,7 +62,9 @@ def gemm(c: GemmConstants, gpu: Machine, m: Array, k: Array, n: Array, batch: Ar
     """
     tile_flops = gpu.peak * c.compute / gpu.sms
     compute: Array | None = None
-    for (rows, columns), relative in zip(TILES, (1.0, c.medium, c.small), strict=True):
+    for (rows, columns), relative in zip(TILES, (1.0, c.medium, c.small, c.skinny), strict=True):
+        if relative <= 0.0:
+            continue
         tiles = np.ceil(m / rows) * np.ceil(n / columns) * batch
         for split in SPLITS:
             waves = tiles * (split / gpu.sms)

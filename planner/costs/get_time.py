@@ -141,7 +141,7 @@ class Roofline:
 
     def _products(self, family: str, m: ArrayLike, k: ArrayLike, n: ArrayLike, batch: ArrayLike, dtype: str) -> Array:
         machine, weight, act = self._machine(dtype)
-        constant = formulas.GemmConstants(**self._constants.row(family, dtype if self._native(dtype) else "bf16")[0])
+        constant = formulas.GemmConstants(**self._constants.row(family, dtype if self._measured(family, dtype) else "bf16")[0])
         sizes = np.broadcast_arrays(*floats(m, k, n, batch))
         if sizes[0].size <= CHUNK:
             return formulas.gemm(constant, machine, sizes[0], sizes[1], sizes[2], sizes[3], weight, act)
@@ -151,6 +151,10 @@ class Roofline:
             a, b, c, d = (size[at : at + CHUNK] for size in flat)
             out[at : at + CHUNK] = formulas.gemm(constant, machine, a, b, c, d, weight, act)
         return out.reshape(sizes[0].shape)
+
+    def _measured(self, family: str, dtype: str) -> bool:
+        """Whether a dtype has constants of its own: the tensor cores know it, or kernels that only store it were measured."""
+        return self._native(dtype) or self._constants.has(family, dtype)
 
     def _native(self, dtype: str) -> bool:
         return dtype in self.kind.peak_flops

@@ -13,7 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from planner.cluster import Cluster
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from planner.cluster import Cluster, GpuKind
 from planner.costs.calibration import calibration
 from planner.costs.collectives import Collectives
 from planner.costs.get_time import Roofline
@@ -26,22 +29,37 @@ FILE = Path(__file__).parent / "stacks.yaml"
 
 @dataclass(frozen=True, slots=True)
 class Mechanisms:
-    """What stacks have in common. `launch`: share of a lone kernel's start that remains where kernels follow each other
-    from a recorded graph, fused with their neighbours; `collective`: the same of the start and the steps of a collective.
+    """What runtimes of one design have in common; all are shares.
+
+    `launch`: of a lone kernel's start, what remains where kernels follow each other, recorded or fused with their neighbours;
+    `collective`: of the start and the steps of a collective. `request`: of the time between steps, what each request of the
+    batch adds to it (0 where the scheduler works beside the GPU).
     """
 
     launch: float
     collective: float
+    request: float
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A runtime: `step_s` is its one constant, the time between two passes through the model in which no GPU computes."""
+    """A runtime of a design that schedules prompts in a way (`schedule`), as it was `before` a date (ISO; empty: today) on GPUs
+    whose names begin with one of `gpus` (empty: all others). `step_s` is its one constant: the time between two passes in
+    which no GPU computes.
+    """
 
     name: str
     called: tuple[str, ...]
+    design: str
+    schedule: str
+    before: str
+    gpus: tuple[str, ...]
     step_s: float
     source: str
+
+    def host_s(self, requests: int, shared: Mechanisms | None = None) -> float:
+        """Seconds between two passes with so many requests in the batch."""
+        return self.step_s * (1.0 + (shared or mechanisms()[self.design]).request * requests)
 
 
 @lru_cache(maxsize=1)
@@ -49,18 +67,30 @@ def _file() -> dict[str, Any]:
     return dict(read_yaml(FILE))
 
 
-def mechanisms() -> Mechanisms:
-    """The constants that all stacks share."""
-    return Mechanisms(**{name: float(value) for name, value in _file()["shared"].items()})
+@lru_cache(maxsize=1)
+def mechanisms() -> dict[str, Mechanisms]:
+    """The constants of each design: `synchronous` (schedules between steps) and `overlapped` (schedules beside them)."""
+    found = _file()["designs"].items()
+    return {name: Mechanisms(**{key: float(value) for key, value in row.items()}) for name, row in found}
+
+
+def schedules() -> dict[str, dict[str, float]]:
+    """How prompts mix with tokens by schedule (the fields of `planner.evaluate.serving.Mixing`): `chunked` into the steps of
+    others, or `prefill_first`, all that wait before any token.
+    """
+    return {name: {key: float(value) for key, value in row.items()} for name, row in _file()["schedules"].items()}
 
 
 @lru_cache(maxsize=1)
 def stacks() -> dict[str, Stack]:
     """All stacks by name."""
-    return {
-        name: Stack(name, tuple(row["called"]), float(row["step_ms"]) * 1e-3, row["source"])
-        for name, row in _file()["stacks"].items()
-    }
+    return {name: _stack(name, row) for name, row in _file()["stacks"].items()}
+
+
+def _stack(name: str, row: dict[str, Any]) -> Stack:
+    called, gpus = tuple(row.get("called", ())), tuple(row.get("gpus", ()))
+    before, step_s = str(row.get("before", "")), float(row["step_ms"]) * 1e-3
+    return Stack(name, called, row["design"], row.get("schedule", "chunked"), before, gpus, step_s, row["source"])
 
 
 def fitted_models() -> frozenset[str]:
@@ -68,18 +98,15 @@ def fitted_models() -> frozenset[str]:
     return frozenset(str(name) for name in _file().get("fitted_models", ()))
 
 
-def find_stack(written: str, version: str = "") -> Stack | None:
-    """The stack that a source calls `written`, in `version`; None for one that nothing was fitted to.
-
-    A stack named `NAME before N` holds for versions below N of what is called NAME.
-    """
-    word = written.strip().lower()
-    found = [stack for stack in stacks().values() if word in stack.called or word == stack.name]
-    for stack in found:
-        limit = stack.name.partition(" before ")[2]
-        if limit and version and _number(version) < _number(limit):
-            return stack
-    return next((stack for stack in found if " before " not in stack.name), None)
+def find_stack(written: str, date: str = "", gpu: str = "") -> Stack | None:
+    """The stack that a source calls `written`, at an ISO date (empty: today), on a GPU; None for one that is not known."""
+    word, machine = written.strip().lower(), gpu.strip().lower()
+    found = [stack for stack in stacks().values() if word == stack.name or word in stack.called]
+    special = [stack for stack in found if stack.gpus and machine.startswith(stack.gpus)]
+    usual = [stack for stack in found if not stack.gpus or word == stack.name]
+    early = sorted((stack for stack in usual if stack.before and date and date < stack.before), key=lambda stack: stack.before)
+    today = [stack for stack in usual if not stack.before or word == stack.name]
+    return next(iter([*special, *early, *today]), None)
 
 
 def load_stack(name: str) -> Stack:
@@ -90,14 +117,8 @@ def load_stack(name: str) -> Stack:
     return found
 
 
-def _number(version: str) -> float:
-    """The first two numbers of a version as one: 0.8.1 -> 0.008."""
-    parts = [int("".join(c for c in part if c.isdigit()) or 0) for part in version.split(".")[:2]]
-    return parts[0] + (parts[1] if len(parts) > 1 else 0) * 1e-3
-
-
 def scaled(data: dict[str, Any], shared: Mechanisms) -> dict[str, Any]:
-    """A calibration in which starts cost what a stack pays of them; everything else is as it was measured."""
+    """A calibration in which starts cost what a design pays of them; everything else is as it was measured."""
     found = copy.deepcopy(data)
     for families in found["gpus"].values():
         for table in families.values():
@@ -110,14 +131,44 @@ def scaled(data: dict[str, Any], shared: Mechanisms) -> dict[str, Any]:
     return found
 
 
-@lru_cache(maxsize=1)
-def _scaled() -> dict[str, Any]:
-    return scaled(calibration(), mechanisms())
+@lru_cache(maxsize=8)
+def _scaled(design: str) -> dict[str, Any]:
+    return scaled(calibration(), mechanisms()[design])
 
 
-def stack_pricer(cluster: Cluster, data: dict[str, Any] | None = None) -> Pricer:
-    """The prices of a cluster under a stack; `data` is a calibration already `scaled`, by default the committed one."""
-    own = _scaled() if data is None else data
-    pricer = Pricer(cluster, {name: Roofline(kind, own) for name, kind in cluster.kinds.items()})
-    pricer.collectives = Collectives(cluster, own)
+class Cached(Roofline):
+    """A roofline whose attention reads a cache of its own dtype where an operator does not say which."""
+
+    def __init__(self, kind: GpuKind, data: dict[str, Any], cache: str | None) -> None:
+        super().__init__(kind, data)
+        self._cache = cache
+
+    def attention(
+        self,
+        batch: ArrayLike,
+        heads: ArrayLike,
+        kv_heads: ArrayLike,
+        q_len: ArrayLike,
+        kv_len: ArrayLike,
+        qk_dim: ArrayLike,
+        v_dim: ArrayLike,
+        causal: bool = True,
+        dtype: str = "bf16",
+        kv_dtype: str | None = None,
+        shared_kv: bool = False,
+    ) -> NDArray[np.float64]:
+        """Seconds of one fused attention kernel."""
+        cache = kv_dtype or self._cache
+        return super().attention(batch, heads, kv_heads, q_len, kv_len, qk_dim, v_dim, causal, dtype, cache, shared_kv)
+
+
+def stack_pricer(cluster: Cluster, stack: Stack, kv_dtype: str | None = None) -> Pricer:
+    """The prices of a cluster under a stack, with a KV cache of `kv_dtype` (None: that of the activations)."""
+    return pricer_with(cluster, _scaled(stack.design), kv_dtype)
+
+
+def pricer_with(cluster: Cluster, data: dict[str, Any], kv_dtype: str | None = None) -> Pricer:
+    """The prices of a cluster under another calibration."""
+    pricer = Pricer(cluster, {name: Cached(kind, data, kv_dtype) for name, kind in cluster.kinds.items()})
+    pricer.collectives = Collectives(cluster, data)
     return pricer

@@ -37,6 +37,19 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True)
+class Mixing:
+    """How a runtime mixes prompts with tokens. `tokens`: share of a prompt's own time that it adds to the steps that it is
+    mixed into (it shares their launches and reads of the weights). `queue`: how many times its own time a prompt waits for
+    steps in progress and for neighbours in its own. `burst`: share of the other open requests' prompts that are before it,
+    because requests begin together.
+    """
+
+    tokens: float = 1.0
+    queue: float = 0.5
+    burst: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Serving:
     """What a user and an operator see; what the priced steps say nothing about is None.
 
@@ -101,17 +114,16 @@ def static_batch(prefill: Step, decode: Step, traffic: Traffic) -> Serving:
     return Serving(prefill.seconds, tpot, total, rate, rate / decode.gpus, user)
 
 
-def continuous(prefill: Step, decode: Step, traffic: Traffic) -> Serving:
+def continuous(prefill: Step, decode: Step, traffic: Traffic, mixing: Mixing | None = None) -> Serving:
     """Continuous batching at fixed concurrency on one set of GPUs: a request that ends makes room for the next prompt.
 
     While a request decodes its `output - 1` tokens, each of the other open requests ends once and is replaced once, so
-    that many prompts pass between its tokens; a prompt waits for the step in progress, and for those that came just before it.
+    that many prompts pass between its tokens.
     """
-    steps = max(traffic.output - 1, 1)
-    prompt_s = 1.0 / prefill.per_second
-    tpot = decode.seconds + (traffic.concurrency - 1) * prompt_s / steps
-    busy = min(1.0, (tpot - decode.seconds) / tpot)  # share of the time that prompts take
-    ttft = prefill.seconds + 0.5 * (decode.seconds + busy * prefill.seconds) * (traffic.concurrency > 1)
+    how, others = mixing or Mixing(), traffic.concurrency - 1
+    between = others / prefill.per_second
+    tpot = decode.seconds + how.tokens * between / max(traffic.output - 1, 1)
+    ttft = prefill.seconds * (1.0 + how.queue * others / traffic.concurrency) + how.burst * between
     return _closed_loop(ttft, tpot, traffic, decode.gpus)
 
 

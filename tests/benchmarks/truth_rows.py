@@ -15,6 +15,7 @@ from planner.errors import InputError
 
 DTYPES = {
     "bfloat16": "bf16", "float16": "bf16", "fp16": "bf16", "fp8": "fp8", "nvfp4": "nvfp4", "w4a8_mxfp4_mxfp8": "mxfp4",
+    "w4a16_mxfp4": "mxfp4",
 }  # fmt: skip
 ATTENTION = ("context_attention", "context_mla", "generation_attention", "generation_mla")
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send_recv")
@@ -27,7 +28,7 @@ EXCLUSIONS = {
     "generation attention, bandwidth": "over 105% of the data-sheet bandwidth (A100 table): less was read than stated",
     "collectives, int8": "NCCL's in-switch reduction does not serve it, and models exchange 16-bit numbers",
     "collectives": "rows marked suspect, TensorRT-LLM's own all-reduce, CollNet (needs a plug-in), forced Tree",
-    "fp8_block, w4a16": "block-scaled fp8 GEMMs and weight-only MoE are not priced apart",
+    "fp8_block": "block-scaled fp8 GEMMs and MoE are not priced apart",
 }
 
 

@@ -12,9 +12,8 @@ from typing import Any
 from planner.cluster import Cluster
 from planner.clusters import load_gpu
 from planner.costs.calibration import calibration
-from planner.costs.collectives import Collectives
-from planner.costs.get_time import Roofline
 from planner.costs.pricer import Pricer
+from planner.costs.stacks import pricer_with
 from tests.benchmarks.fidelity.rows import Row, text
 from tests.benchmarks.fidelity.score import Scored
 
@@ -41,11 +40,9 @@ def ideal() -> dict[str, Any]:
     return data
 
 
-def roofline_pricer(cluster: Cluster) -> Pricer:
+def roofline_pricer(cluster: Cluster, kv_dtype: str | None) -> Pricer:
     """Prices at the peak rates of the data sheets; nothing is fitted."""
-    pricer = Pricer(cluster, {name: Roofline(kind, ideal()) for name, kind in cluster.kinds.items()})
-    pricer.collectives = Collectives(cluster, ideal())
-    return pricer
+    return pricer_with(cluster, ideal(), kv_dtype)
 
 
 def constant_rate(rows: Sequence[tuple[Scored, Row]], work: Callable[[Row], float | None]) -> list[Scored]:

@@ -45,6 +45,9 @@ class Machines:
         name, customs, domain, usual = found
         node = min(per_node or usual, max(domain, usual), ranks)
         nodes = {"kind": name, "count": -(-ranks // node), "gpus": node}
+        if domain > usual and ranks > domain:  # jobs take as many GPUs of every rack: 64 of 72
+            node = 1 << (domain.bit_length() - 1)
+            nodes = {"kind": name, "count": -(-ranks // node), "gpus": node, "gpus_per_domain": node}
         mapping: dict[str, Any] = {"name": f"{nodes['count']}x{node}-{name}", "nodes": [nodes]}
         if customs:
             mapping["kinds"] = customs

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from planner.cluster import Cluster
+from planner.costs.calibration import calibration
 from planner.costs.intervals import relative_interval
-from planner.costs.stacks import Stack, find_stack
-from planner.evaluate.serving import Serving, Step, Traffic, continuous, disaggregated, static_batch
+from planner.costs.pricer import Pricer
+from planner.costs.stacks import Mechanisms, Stack, find_stack, mechanisms, pricer_with, scaled, schedules
+from planner.evaluate.serving import Mixing, Serving, Step, Traffic, continuous, disaggregated, static_batch
+from tests.benchmarks.fidelity.clusters import Machines
 from tests.benchmarks.fidelity.models import stored_as
 from tests.benchmarks.fidelity.plans import grid_of
 from tests.benchmarks.fidelity.prices import Instance, Priced, Prices
@@ -16,7 +20,43 @@ from tests.benchmarks.fidelity.rows import Row, Unusable, group_of, positive, te
 from tests.benchmarks.fidelity.score import Scored
 
 METRICS = ("tpot", "ttft", "throughput")
+FLOOR = 0.25
 MOST_REQUESTS = 2048  # requests that a runtime batches at most where all are queued (TensorRT-LLM's default max_batch_size)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How rows are priced: the prices of steps under each stack's design (`` without a stack), the stack of a row, what that
+    adds to a step with so many requests, and how its schedule mixes prompts with tokens.
+    """
+
+    prices: dict[str, Prices]
+    stack_of: Callable[[Row], Stack | None]
+    host_s: Callable[[Stack, int], float]
+    mixing: Callable[[Stack | None], Mixing]
+
+
+def stack_of(row: Row) -> Stack | None:
+    """The software stack of a row, as it was at the date of the row on its GPU."""
+    return find_stack(text(row, "framework"), text(row, "date"), text(row, "gpu"))
+
+
+def committed(machines: Machines) -> Runtime:
+    """The committed constants of stacks."""
+    prices = {design: Prices(machines, design_pricer(shared)) for design, shared in mechanisms().items()}
+    prices[""] = Prices(machines, lambda cluster, kv_dtype: pricer_with(cluster, calibration(), kv_dtype))
+    return Runtime(prices, stack_of, Stack.host_s, mixing_of)
+
+
+def mixing_of(stack: Stack | None) -> Mixing:
+    """The committed schedule of a stack; that of most where it is not known."""
+    return Mixing(**schedules()[stack.schedule if stack else "chunked"])
+
+
+def design_pricer(shared: Mechanisms) -> Callable[[Cluster, str | None], Pricer]:
+    """Makes the price source of a cluster and a KV cache under the constants of a design."""
+    data = scaled(calibration(), shared)
+    return lambda cluster, kv_dtype: pricer_with(cluster, data, kv_dtype)
 
 
 class Figure(NamedTuple):
@@ -28,11 +68,14 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The figures of a row by metric, the GPUs that they are for, and whether the plan fits (None: not looked at)."""
+    """The figures of a row by metric, the GPUs that they are for, whether the plan fits (None: not looked at), and the seconds
+    in which its GPUs can read the weights for the tokens of one request.
+    """
 
     figures: dict[str, Figure]
     gpus: int
     fits: bool | None = None
+    floor_s: float = 0.0
 
 
 def measured(row: Row) -> dict[str, float]:
@@ -54,36 +97,73 @@ def measured(row: Row) -> dict[str, float]:
     return found
 
 
-def predict_inference(row: Row, prices: Prices) -> Forecast | Unusable:
+@dataclass(frozen=True)
+class Run:
+    """A row's stack, and what prices its steps."""
+
+    stack: Stack | None
+    prices: Prices
+    host_s: Callable[[Stack, int], float]
+    mixing: Mixing
+
+    @classmethod
+    def of(cls, row: Row, runtime: Runtime) -> Run:
+        """The run of a row."""
+        stack = runtime.stack_of(row)
+        return cls(stack, runtime.prices[stack.design if stack else ""], runtime.host_s, runtime.mixing(stack))
+
+    def host(self, priced: Priced) -> float:
+        """Seconds that the runtime adds to a step; every attention-data part schedules its own requests."""
+        return self.host_s(self.stack, -(-priced.sequences // priced.data)) if self.stack else 0.0
+
+    def step(self, priced: Priced, copies: int = 1) -> Step:
+        """A priced step as a step of serving, on `copies` instances."""
+        return Step(priced.seconds + self.host(priced), priced.sequences * copies, priced.gpus * copies)
+
+    def mix(self, *parts: tuple[float, Priced]) -> dict[str, float]:
+        """Seconds by class of a weighted sum of steps."""
+        found: dict[str, float] = {}
+        for weight, priced in parts:
+            for name, seconds in (*priced.classes.items(), ("host", self.host(priced))):
+                found[name] = found.get(name, 0.0) + weight * seconds
+        return found
+
+
+def predict_inference(row: Row, runtime: Runtime) -> Forecast | Unusable:
     """The figures of a row that the planner can price."""
     prompt, output = whole(row, "isl"), whole(row, "osl")
+    mode = text(row, "serving_mode").lower()
     if not prompt:
         return Unusable("no prompt length")
-    stack = find_stack(text(row, "framework"), text(row, "framework_version"))
-    mode, arrival = text(row, "serving_mode").lower(), text(row, "arrival").lower()
+    run = Run.of(row, runtime)
     if mode == "disaggregated":
-        return _apart(row, prices, stack, Traffic(prompt, max(output, 1), whole(row, "concurrency")))
+        return _apart(row, run, Traffic(prompt, max(output, 1), whole(row, "concurrency")))
     for phase in ("prefill", "decode"):
         if mode.endswith(phase):
-            return _phase(row, prices, stack, phase)
+            return _phase(row, run, phase)
     if mode not in ("", "agg", "aggregated"):
         return Unusable(f"serving mode {mode}")
-    if not output:
-        return Unusable("no output length")
-    grid = grid_of(row)
+    return _together(row, run, prompt, output) if output else Unusable("no output length")
+
+
+def _together(row: Row, run: Run, prompt: int, output: int) -> Forecast | Unusable:
+    """Prompts and tokens on the same GPUs."""
+    grid, arrival = grid_of(row), text(row, "arrival").lower()
     if isinstance(grid, Unusable):
         return grid
-    one = prices.instance(row, grid, cache_dtype(row))
+    one = run.prices.instance(row, grid, cache_dtype(row))
     if isinstance(one, Unusable):
         return one
+    batch, open_requests = whole(row, "batch_size"), whole(row, "concurrency")
     if arrival.startswith("single"):
-        return _batch(prices, one, stack, Traffic(prompt, output, whole(row, "batch_size") or whole(row, "concurrency", 1)))
+        return _batch(run, one, Traffic(prompt, output, batch or open_requests or 1))
     if "queued" in arrival or "offline" in arrival:
-        return _queued(prices, one, stack, prompt, output)
-    open_requests = whole(row, "concurrency") or whole(row, "batch_size")
-    if not open_requests:
+        return _queued(run, one, Traffic(prompt, output, MOST_REQUESTS * grid.data))
+    if batch and open_requests:  # the batch is that of one attention-data part, the concurrency that of all instances
+        open_requests = min(open_requests, batch * grid.data)
+    if not (batch or open_requests):
         return Unusable("neither concurrency nor batch size")
-    return _loop(prices, one, stack, Traffic(prompt, output, open_requests))
+    return _loop(run, one, Traffic(prompt, output, open_requests or batch * grid.data))
 
 
 def cache_dtype(row: Row) -> str | None:
@@ -94,118 +174,99 @@ def cache_dtype(row: Row) -> str | None:
     return "fp8" if stored_as(text(row, "precision")) in ("nvfp4", "mxfp4") else None
 
 
-def _step(priced: Priced, stack: Stack | None, copies: int = 1) -> Step:
-    """A priced step as a step of serving, on `copies` instances, with what the runtime adds."""
-    extra = stack.step_s if stack else 0.0
-    return Step(priced.seconds + extra, priced.sequences * copies, priced.gpus * copies)
-
-
-def _mixed(parts: list[tuple[float, Priced]], stack: Stack | None) -> dict[str, float]:
-    """Seconds by class of a weighted sum of steps."""
-    found: dict[str, float] = {}
-    for weight, priced in parts:
-        for name, seconds in priced.classes.items():
-            found[name] = found.get(name, 0.0) + weight * seconds
-        found["host"] = found.get("host", 0.0) + weight * (stack.step_s if stack else 0.0)
-    return found
-
-
-def _pair(prices: Prices, one: Instance, traffic: Traffic, prompts: int, requests: int) -> tuple[Priced, Priced] | Unusable:
+def _pair(run: Run, one: Instance, traffic: Traffic, prompts: int, requests: int) -> tuple[Priced, Priced] | Unusable:
     """The prefill of `prompts` and a decode step of `requests` half way through their output."""
-    prefill = prices.step(one, "prefill", prompts, traffic.prompt)
-    decode = prices.step(one, "decode", requests, traffic.prompt + traffic.output // 2)
-    if isinstance(prefill, Unusable) or isinstance(decode, Unusable):
-        return prefill if isinstance(prefill, Unusable) else decode if isinstance(decode, Unusable) else Unusable("")
-    return prefill, decode
+    prefill = run.prices.step(one, "prefill", prompts, traffic.prompt)
+    decode = run.prices.step(one, "decode", requests, traffic.prompt + traffic.output // 2)
+    if isinstance(prefill, Unusable):
+        return prefill
+    return decode if isinstance(decode, Unusable) else (prefill, decode)
 
 
-def _batch(prices: Prices, one: Instance, stack: Stack | None, traffic: Traffic) -> Forecast | Unusable:
+def _batch(run: Run, one: Instance, traffic: Traffic) -> Forecast | Unusable:
     """One batch that starts together; in rounds where its caches do not all fit."""
-    held = prices.held(one, traffic.prompt + traffic.output)
+    held = run.prices.held(one, traffic.prompt + traffic.output)
     if isinstance(held, Unusable):
         return held
     together = min(traffic.concurrency, max(held, 1))
-    steps = _pair(prices, one, traffic, together, together)
+    steps = _pair(run, one, traffic, together, together)
     if isinstance(steps, Unusable):
         return steps
     prefill, decode = steps
-    found = static_batch(_step(prefill, stack), replace(_step(decode, stack), sequences=together), traffic)
-    whole_request = _mixed([(1.0, prefill), (traffic.output - 1.0, decode)], stack)
-    figures = _figures(found, _mixed([(1.0, decode)], stack), _mixed([(1.0, prefill)], stack), whole_request)
-    return Forecast(figures, one.grid.gpus, held > 0)
+    found = static_batch(run.step(prefill), replace(run.step(decode), sequences=together), traffic)
+    whole_request = run.mix((1.0, prefill), (traffic.output - 1.0, decode))
+    figures = _figures(found, run.mix((1.0, decode)), run.mix((1.0, prefill)), whole_request)
+    return Forecast(figures, one.grid.gpus, held > 0, one.floor_s * traffic.output)
 
 
-def _loop(prices: Prices, one: Instance, stack: Stack | None, traffic: Traffic) -> Forecast | Unusable:
+def _loop(run: Run, one: Instance, traffic: Traffic) -> Forecast | Unusable:
     """Continuous batching at fixed concurrency; requests beyond what the caches hold wait."""
-    held = prices.held(one, traffic.prompt + traffic.output)
+    held = run.prices.held(one, traffic.prompt + traffic.output)
     if isinstance(held, Unusable):
         return held
     together = min(traffic.concurrency, max(held, 1))
-    steps = _pair(prices, one, traffic, one.grid.data, together)
+    steps = _pair(run, one, traffic, one.grid.data, together)
     if isinstance(steps, Unusable):
         return steps
     prefill, decode = steps
-    found = continuous(_step(prefill, stack), _step(decode, stack), replace(traffic, concurrency=together))
-    share = (together - 1) / prefill.sequences / max(traffic.output - 1, 1)
-    token = _mixed([(1.0, decode), (share, prefill)], stack)
-    return Forecast(_figures(found, token, _mixed([(1.0, prefill)], stack), token), one.grid.gpus, held > 0)
+    found = continuous(run.step(prefill), run.step(decode), replace(traffic, concurrency=together), run.mixing)
+    share = run.mixing.tokens * (together - 1) / prefill.sequences / max(traffic.output - 1, 1)
+    token = run.mix((1.0, decode), (share, prefill))
+    return Forecast(_figures(found, token, run.mix((1.0, prefill)), token), one.grid.gpus, held > 0)
 
 
-def _queued(prices: Prices, one: Instance, stack: Stack | None, prompt: int, output: int) -> Forecast | Unusable:
+def _queued(run: Run, one: Instance, most: Traffic) -> Forecast | Unusable:
     """All requests wait from the start: as many run as the caches hold; only the throughput is meant."""
-    held = prices.held(one, prompt + output // 2)
+    held = run.prices.held(one, most.prompt + most.output // 2)
     if isinstance(held, Unusable):
         return held
-    found = _loop(prices, one, stack, Traffic(prompt, output, max(1, min(held, MOST_REQUESTS * one.grid.data))))
+    found = _loop(run, one, replace(most, concurrency=max(1, min(held, most.concurrency))))
     return found if isinstance(found, Unusable) else replace(found, figures={"throughput": found.figures["throughput"]})
 
 
-def _phase(row: Row, prices: Prices, stack: Stack | None, phase: str) -> Forecast | Unusable:
-    """The GPUs of one phase alone, for a stated batch of each GPU or of all."""
-    grid = grid_of(row)
-    batch = whole(row, "batch_size")
+def _phase(row: Row, run: Run, phase: str) -> Forecast | Unusable:
+    """The GPUs of one phase alone, for a stated batch of each attention-data part."""
+    grid, batch = grid_of(row), whole(row, "batch_size")
     if isinstance(grid, Unusable):
         return grid
     if not batch:
         return Unusable("one phase alone, without a batch size")
-    one = prices.instance(row, grid, cache_dtype(row))
+    one = run.prices.instance(row, grid, cache_dtype(row))
     if isinstance(one, Unusable):
         return one
-    priced = prices.step(one, phase, batch * grid.data, whole(row, "isl"))
+    priced = run.prices.step(one, phase, batch * grid.data, whole(row, "isl"))
     if isinstance(priced, Unusable):
         return priced
-    step = _step(priced, stack)
-    classes = _mixed([(1.0, priced)], stack)
+    step, classes = run.step(priced), run.mix((1.0, priced))
     if phase == "prefill":
         return Forecast({"ttft": Figure(step.seconds, classes)}, grid.gpus)
-    rate = Figure(step.per_second, classes)
-    return Forecast({"tpot": Figure(step.seconds, classes), "throughput": rate}, grid.gpus)
+    return Forecast({"tpot": Figure(step.seconds, classes), "throughput": Figure(step.per_second, classes)}, grid.gpus)
 
 
-def _apart(row: Row, prices: Prices, stack: Stack | None, traffic: Traffic) -> Forecast | Unusable:
+def _apart(row: Row, run: Run, traffic: Traffic) -> Forecast | Unusable:
     """Prompts and tokens on GPUs of their own; every worker of a side gets an equal share."""
-    sides = [(grid_of(row, f"{side}_"), whole(row, f"{side}_workers")) for side in ("prefill", "decode")]
-    (near, prompts), (far, tokens) = sides
+    near, far = grid_of(row, "prefill_"), grid_of(row, "decode_")
     if isinstance(near, Unusable) or isinstance(far, Unusable):
-        return near if isinstance(near, Unusable) else Unusable("no plan in the row")
+        return Unusable("no plan in the row")
+    prompts, tokens = whole(row, "prefill_workers"), whole(row, "decode_workers")
     if not prompts or not tokens:
         return Unusable("prefill apart from decode, without the number of workers")
     if not traffic.concurrency:
         return Unusable("neither concurrency nor batch size")
-    ones = prices.instance(row, near, cache_dtype(row)), prices.instance(row, far, cache_dtype(row))
-    for found in ones:
-        if isinstance(found, Unusable):
-            return found
-    first, second = (one for one in ones if isinstance(one, Instance))
-    prefill = prices.step(first, "prefill", near.data, traffic.prompt)
-    share = -(-traffic.concurrency // tokens)
-    decode = prices.step(second, "decode", share, traffic.prompt + traffic.output // 2)
-    if isinstance(prefill, Unusable) or isinstance(decode, Unusable):
-        return prefill if isinstance(prefill, Unusable) else Unusable(getattr(decode, "reason", ""))
-    both = disaggregated(_step(prefill, stack, prompts), _step(decode, stack, tokens), traffic)
-    token = _mixed([(1.0, decode)], stack)
-    figures = _figures(both, token, _mixed([(1.0, prefill)], stack), token)
-    return Forecast(figures, near.gpus * prompts + far.gpus * tokens)
+    first, second = run.prices.instance(row, near, cache_dtype(row)), run.prices.instance(row, far, cache_dtype(row))
+    if isinstance(first, Unusable):
+        return first
+    if isinstance(second, Unusable):
+        return second
+    prefill = run.prices.step(first, "prefill", near.data, traffic.prompt)
+    decode = run.prices.step(second, "decode", -(-traffic.concurrency // tokens), traffic.prompt + traffic.output // 2)
+    if isinstance(prefill, Unusable):
+        return prefill
+    if isinstance(decode, Unusable):
+        return decode
+    both = disaggregated(run.step(prefill, prompts), run.step(decode, tokens), traffic)
+    token = run.mix((1.0, decode))
+    return Forecast(_figures(both, token, run.mix((1.0, prefill)), token), near.gpus * prompts + far.gpus * tokens)
 
 
 def _figures(found: Serving, token: dict[str, float], first: dict[str, float], request: dict[str, float]) -> dict[str, Figure]:
@@ -218,7 +279,14 @@ def _figures(found: Serving, token: dict[str, float], first: dict[str, float], r
     return figures
 
 
-def scored(row: Row, forecast: Forecast, fitted: bool) -> Iterator[tuple[str, Scored]]:
+def impossible(row: Row, forecast: Forecast) -> bool:
+    """Whether a batch took less than a fraction of the time in which its GPUs can read the weights for its tokens."""
+    batch = positive(row, "batch_size") or 1.0
+    speed = measured(row).get("throughput")
+    return bool(forecast.floor_s and speed and batch * whole(row, "osl") / speed < FLOOR * forecast.floor_s)
+
+
+def scored_figures(row: Row, forecast: Forecast, fitted: bool) -> Iterator[tuple[str, Scored]]:
     """(metric, scored figure) for everything that a row measured and the planner predicts."""
     for metric, value in measured(row).items():
         figure = forecast.figures.get(metric)

@@ -48,7 +48,7 @@ def choice_of(model: ModelSpec, grid: Grid, batch: int) -> Choice | Unusable:
     """One instance of the model on ranks 0 to `grid.gpus - 1` for a batch that its attention-data parts share equally.
 
     Attention-data parallel copies of a dense model are plain replicas. A mixture's experts see all tokens of the stage where
-    attention is tensor parallel, and are reached by dispatch where its GPUs hold different sequences.
+    attention or experts are tensor parallel, and are reached by dispatch where every GPU holds sequences and whole experts.
     """
     moe = any(layer.ffn.kind == "moe" for layer in model.layers)
     layers, heads = len(model.layers), model.layers[0].attention.heads
@@ -80,4 +80,4 @@ def expert_placement(model: ModelSpec, grid: Grid) -> ExpertPlacement | Unusable
     count = next(layer.ffn.experts for layer in model.layers if layer.ffn.kind == "moe")
     if width // ways > count:
         return Unusable("more groups than experts")
-    return ExpertPlacement("dispatch" if grid.data > 1 else "local", ways)
+    return ExpertPlacement("dispatch" if grid.data > 1 and ways == 1 else "local", ways)

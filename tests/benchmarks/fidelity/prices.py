@@ -13,6 +13,7 @@ from planner.evaluate.linear import linear_path
 from planner.evaluate.setting import Setting
 from planner.model import ModelSpec
 from planner.problem.sizes import sizes_of
+from planner.units import dtype_bytes
 from planner.workload import Workload
 from tests.benchmarks.fidelity.clusters import Machines
 from tests.benchmarks.fidelity.models import model_of
@@ -25,13 +26,16 @@ MANY = 64  # sequences of each attention-data part whose memory, beside that of 
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """A step: seconds, its seconds and kernels by operator class, the sequences that it is for, and the GPUs."""
+    """A step: seconds, its seconds and kernels by operator class, the sequences that it is for, the GPUs, and how many
+    attention-data parts share the sequences.
+    """
 
     seconds: float
     classes: dict[str, float]
     counts: dict[str, int]
     sequences: int
     gpus: int
+    data: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,14 @@ class Instance:
     cluster: Cluster
     grid: Grid
     kv_dtype: str | None
+
+    @property
+    def floor_s(self) -> float:
+        """Seconds in which the GPUs can read the weights that one token meets, at the rate of the data sheet."""
+        kind = self.cluster.kind_of(0)
+        stored = min(dtype_bytes(self.model.dtype), *(dtype_bytes(d) for d in self.model.module_dtypes.values()), 2.0)
+        read = (self.model.active_parameters - 2 * self.model.vocab * self.model.hidden) * stored
+        return max(read, 0.0) / (self.grid.tensor * self.grid.stages * kind.memory_bandwidth)
 
 
 def operator_class(term: str) -> str:
@@ -58,11 +70,11 @@ def load_of(phase: str, batch: int, length: int, kv_dtype: str | None) -> Worklo
 
 
 class Prices:
-    """Prices steps on machines; `pricer` makes the price source of a cluster."""
+    """Prices steps on machines; `pricer` makes the price source of a cluster and a KV cache."""
 
-    def __init__(self, machines: Machines, pricer: Callable[[Cluster], Pricer]) -> None:
+    def __init__(self, machines: Machines, pricer: Callable[[Cluster, str | None], Pricer]) -> None:
         self.machines, self._make = machines, pricer
-        self._pricers: dict[int, Pricer] = {}
+        self._pricers: dict[tuple[int, str | None], Pricer] = {}
         self._steps: dict[tuple[object, ...], Priced | Unusable] = {}
         self._over: dict[tuple[object, ...], float | Unusable] = {}
 
@@ -98,10 +110,11 @@ class Prices:
 
     def _setting(self, one: Instance, phase: str, batch: int, length: int) -> Setting:
         whole_batch = -(-batch // one.grid.data) * one.grid.data
-        if id(one.cluster) not in self._pricers:
-            self._pricers[id(one.cluster)] = self._make(one.cluster)
+        key = id(one.cluster), one.kv_dtype
+        if key not in self._pricers:
+            self._pricers[key] = self._make(one.cluster, one.kv_dtype)
         load = load_of(phase, whole_batch, length, one.kv_dtype)
-        return Setting(one.model, load, one.cluster, self._pricers[id(one.cluster)])
+        return Setting(one.model, load, one.cluster, self._pricers[key])
 
     def _priced(self, one: Instance, phase: str, batch: int, length: int) -> Priced | Unusable:
         env = self._setting(one, phase, batch, length)
@@ -118,7 +131,7 @@ class Prices:
             kind = operator_class(item.term)
             classes[kind] = classes.get(kind, 0.0) + item.seconds
             counts[kind] = counts.get(kind, 0) + item.count
-        return Priced(path.latency_s, classes, counts, env.workload.batch, one.grid.gpus)
+        return Priced(path.latency_s, classes, counts, env.workload.batch, one.grid.gpus, one.grid.data)
 
     def _excess(self, one: Instance, batch: int, length: int) -> float | Unusable:
         """Bytes by which a decode step of the fullest GPU exceeds its memory."""

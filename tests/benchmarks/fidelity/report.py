@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from planner.costs.stacks import fitted_models, stack_pricer
+from planner.costs.stacks import fitted_models
+from planner.evaluate.serving import Mixing
 from planner.model import ModelSpec
 from tests.benchmarks.fidelity import baselines, inference, operators
 from tests.benchmarks.fidelity.clusters import Machines
+from tests.benchmarks.fidelity.inference import Runtime
 from tests.benchmarks.fidelity.models import model_of
 from tests.benchmarks.fidelity.plans import grid_of
 from tests.benchmarks.fidelity.prices import Prices
@@ -102,15 +104,17 @@ def score_training(rows: Iterable[Row], machines: Machines) -> Part:
     return part
 
 
-def score_inference(rows: Iterable[Row], prices: Prices) -> dict[str, Part]:
+def score_inference(rows: Iterable[Row], runtime: Runtime) -> dict[str, Part]:
     """All inference rows by metric; a row that cannot be priced is counted under every metric that it measured."""
     parts = {metric: Part() for metric in inference.METRICS}
     seen = fitted_models()
     for row in rows:
         ran_out = text(row, "status").upper() == "OOM"
         reason = None if ran_out else status_reason(row)
-        found = Unusable(reason) if reason is not None else inference.predict_inference(row, prices)
+        found = Unusable(reason) if reason is not None else inference.predict_inference(row, runtime)
         stated = set(inference.measured(row))
+        if isinstance(found, inference.Forecast) and not ran_out and inference.impossible(row, found):
+            found = Unusable("measured faster than its GPUs can read the weights")
         if isinstance(found, Unusable):
             for metric in stated or {"throughput"}:
                 parts[metric].unusable[found.reason] += 1
@@ -121,7 +125,7 @@ def score_inference(rows: Iterable[Row], prices: Prices) -> dict[str, Part]:
             continue
         model = model_of(text(row, "model"), text(row, "precision"), row)
         fitted = isinstance(model, ModelSpec) and model.name in seen
-        scored = dict(inference.scored(row, found, fitted))
+        scored = dict(inference.scored_figures(row, found, fitted))
         for metric, one in scored.items():
             parts[metric].pairs.append((one, row))
         for metric in stated - set(scored):
@@ -165,7 +169,7 @@ def score(folder: Path, with_baselines: bool = True) -> Report:
               (("training", TRAINING), ("inference", INFERENCE), ("gpus", "gpu"))}  # fmt: skip
     machines = Machines(tables["gpus"])
     parts = {"training": score_training(tables["training"].rows, machines)}
-    parts |= score_inference(tables["inference"].rows, Prices(machines, stack_pricer))
+    parts |= score_inference(tables["inference"].rows, inference.committed(machines))
     singles, missing = operators.operator_sections(folder)
     missing = [*(line for table in tables.values() for line in table.missing), *missing]
     others: dict[str, dict[str, Part]] = {}
@@ -185,7 +189,8 @@ def constant_part(part: Part, work: Callable[[Row], float | None]) -> Part:
 
 def roofline_parts(table: Table, machines: Machines) -> dict[str, Part]:
     """The inference rows at the peak rates of the data sheets, without what a stack adds."""
-    return score_inference([{**row, "framework": ""} for row in table.rows], Prices(machines, baselines.roofline_pricer))
+    prices = {"": Prices(machines, baselines.roofline_pricer)}
+    return score_inference(table.rows, Runtime(prices, lambda row: None, lambda stack, requests: 0.0, lambda stack: Mixing()))
 
 
 def to_json(

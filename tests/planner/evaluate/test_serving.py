@@ -6,7 +6,16 @@ import pytest
 
 from planner.clusters import load_cluster
 from planner.evaluate.evaluation import Evaluation, evaluate
-from planner.evaluate.serving import Step, Traffic, continuous, disaggregated, phase_figures, requests_held, static_batch
+from planner.evaluate.serving import (
+    Mixing,
+    Step,
+    Traffic,
+    continuous,
+    disaggregated,
+    phase_figures,
+    requests_held,
+    static_batch,
+)
 from planner.evaluate.setting import setting
 from planner.models import load_model
 from planner.problem.sizes import sizes_of
@@ -32,6 +41,9 @@ def test_prompts_pass_between_the_tokens_of_others() -> None:
     assert found.tokens_per_s == pytest.approx(8 * 101 / found.request_s)
     alone = continuous(Step(0.02, 1, 1), Step(0.01, 1, 1), Traffic(1000, 101, 1))
     assert (alone.ttft_s, alone.tpot_s) == (0.02, 0.01)
+    mixed = continuous(Step(0.02, 1, 1), Step(0.01, 8, 1), Traffic(1000, 101, 8), Mixing(0.5, 2.0, 0.1))
+    assert mixed.tpot_s == pytest.approx(0.01 + 0.5 * 7 * 0.02 / 100)
+    assert mixed.ttft_s == pytest.approx(0.02 + 2.0 * 0.02 * 7 / 8 + 0.1 * 7 * 0.02)
 
 
 def test_a_slow_prefill_side_holds_requests_back() -> None:
