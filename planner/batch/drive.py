@@ -13,7 +13,7 @@ from typing import Any
 from planner.batch.engines import Engine, Task
 from planner.batch.events import Event, Listener, Tally
 from planner.batch.folders import has_run, read_run, write_outcome
-from planner.batch.index import Index, point_row, run_rows
+from planner.batch.index import BrokenIndexError, Index, point_row, run_rows
 from planner.batch.key import spec_key
 from planner.batch.lease import Owner
 from planner.batch.listing import write_listing
@@ -57,15 +57,22 @@ class Batch:
         """Solve what is not solved yet; returns how it went.
 
         Raises `InputError` where the store cannot be written (a full disk, a folder for reading only). Whatever ends it,
-        a finished run is never lost, and another batch goes on from there.
+        a finished run is never lost, and another batch goes on from there. An index that turns out to be broken on the way
+        is made anew, and the batch begins again with what the folders hold.
         """
+        try:
+            return self._run("")
+        except BrokenIndexError as error:
+            return self._run(str(error))
+
+    def _run(self, broken: str) -> Tally:
         self.tally = Tally(self.sweep.count())
         self._labels: dict[str, list[str]] = {}  # of the points that wait for a run
         self._finished: set[str] = set()
         self._pending: list[tuple[str, Any]] = []
         self._flushed = time.monotonic()
         self._waiting: list[Asked] = []
-        with Owner(self.root) as self._owner, self._open() as self._index:
+        with Owner(self.root) as self._owner, self._open(broken) as self._index:
             self._index.release(lambda owner: not self._owner.alive(owner))
             self._tell("start", sweep=self.sweep.name, engine=self.engine.name, problems=self.tally.total)
             try:
@@ -78,9 +85,9 @@ class Batch:
             self._list()
         return self.tally
 
-    def _open(self) -> Index:
+    def _open(self, broken: str) -> Index:
         """The index; one that is broken or missing is made anew from the folders."""
-        index, wrong = open_for_writing(self.root, self._owner)
+        index, wrong = open_for_writing(self.root, self._owner, broken)
         for message in wrong or ():
             self._tell("warning", message=message)
         return index

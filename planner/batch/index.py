@@ -40,6 +40,10 @@ SCHEMA = {
 Row = dict[str, Any]
 
 
+WRONG = (sqlite3.Error, UnicodeDecodeError)
+"""What a file that is no index of ours, or was changed, ends in."""
+
+
 class BrokenIndexError(Exception):
     """The index is no SQLite file of ours; the folders still hold everything."""
 
@@ -58,7 +62,7 @@ class Index:
             self._db.row_factory = sqlite3.Row
             self._guard()
             self._make() if memory or not read_only else self._check()
-        except sqlite3.Error as error:
+        except WRONG as error:
             self._fail(error)
 
     def __enter__(self) -> Self:
@@ -76,7 +80,7 @@ class Index:
         self._steps = 0
         try:
             return self._db.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
+        except WRONG as error:
             self._fail(error)
 
     def write(self, statements: Iterable[tuple[str, Sequence[object]]]) -> None:
@@ -92,7 +96,7 @@ class Index:
                 with contextlib.suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
                 raise
-        except sqlite3.Error as error:
+        except WRONG as error:
             self._fail(error)
 
     def statuses(self, keys: Sequence[str]) -> dict[str, str]:
@@ -147,8 +151,13 @@ class Index:
 
     def listing(self, sweep: str) -> Iterator[tuple[int, str, str, dict[str, Any]]]:
         """The points of a sweep in their order: position, label, key of the run, and what varied."""
-        rows = self._db.execute("SELECT position, label, key, varied FROM points WHERE sweep = ? ORDER BY position", (sweep,))
-        yield from ((row["position"], row["label"], row["key"], json.loads(row["varied"])) for row in rows)
+        try:
+            rows = self._db.execute(
+                "SELECT position, label, key, varied FROM points WHERE sweep = ? ORDER BY position", (sweep,)
+            )
+            yield from ((row["position"], row["label"], row["key"], json.loads(row["varied"])) for row in rows)
+        except (*WRONG, TypeError, json.JSONDecodeError) as error:
+            self._fail(error)
 
     def _guard(self) -> None:
         """A file from elsewhere may not define what our questions mean, nor keep us for ever."""
@@ -180,7 +189,7 @@ class Index:
         rows = self._db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
         return {str(row["name"]): str(row["sql"]) for row in rows}
 
-    def _fail(self, error: sqlite3.Error) -> NoReturn:
+    def _fail(self, error: Exception) -> NoReturn:
         """Tell a broken file, a full disk and a folder that may not be written apart."""
         text, code = str(error), getattr(error, "sqlite_errorname", "")
         if code.startswith(("SQLITE_FULL", "SQLITE_IOERR")):

@@ -11,14 +11,19 @@ from planner.batch.lease import Owner
 from planner.errors import InputError
 
 
-def open_for_writing(root: Path, owner: Owner) -> tuple[Index, list[str] | None]:
-    """The index for writing; a broken or missing one is made anew, and then what was wrong with the folders is told."""
-    fresh = not (root / NAME).exists()
-    wrong: list[str] = []
-    try:
-        index = Index(root)
-    except BrokenIndexError as error:
-        wrong.append(str(error))
+def open_for_writing(root: Path, owner: Owner, broken: str = "") -> tuple[Index, list[str] | None]:
+    """The index for writing; a broken or missing one is made anew, and then what was wrong with the folders is told.
+
+    `broken` says why an index that opens is no good all the same: a page or a cell in it was changed.
+    """
+    fresh = bool(broken) or not (root / NAME).exists()
+    wrong = [broken] if broken else []
+    if not broken:
+        try:
+            index = Index(root)
+        except BrokenIndexError as error:
+            wrong.append(str(error))
+    if wrong:
         for name in (NAME, f"{NAME}-journal"):
             with contextlib.suppress(FileNotFoundError):
                 (root / name).rename(owner.workspace / name)
@@ -32,5 +37,10 @@ def rebuild(root: Path) -> list[str]:
         raise InputError("folder", str(root), "a folder that holds a batch")
     with Owner(root) as owner:
         index, wrong = open_for_writing(root, owner)
-        with index:
-            return index.rebuild() if wrong is None else wrong
+        try:
+            with index:
+                return index.rebuild() if wrong is None else wrong
+        except BrokenIndexError as error:
+            index, wrong = open_for_writing(root, owner, str(error))
+            index.close()
+            return wrong or []

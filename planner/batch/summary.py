@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from planner.batch.index import Index
-from planner.batch.query import Question, rows_of
+from planner.batch.query import Question, answer
 from planner.errors import InputError
 from planner.files import write_text_atomic
 from planner.report.batch import SUMMARY, results_csv, summary_markdown
@@ -18,8 +17,7 @@ Row = dict[str, Any]
 
 def write_summaries(root: Path, names: Sequence[str]) -> list[Path]:
     """Write `summary.md` and `summary.csv` over everything in a store, without times; returns their paths."""
-    with Index(root, read_only=True) as index:
-        rows = rows_of(index, Question())
+    rows, _ = answer(root, Question())
     texts = {"md": lambda: summary_markdown(rows, "Results"), "csv": lambda: results_csv(rows, SUMMARY)}
     paths = []
     for name in names:

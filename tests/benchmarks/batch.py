@@ -1,12 +1,13 @@
 """A sweep of 500 problems on each engine, and what it gains from what its problems share.
 
-    python -m tests.benchmarks.batch [--sweep library|helix|mixtral] [--engines serial,process,ray] [--gain N] [--size 50]
+    python -m tests.benchmarks.batch [--sweep library|helix|mixtral] [--engines serial,process,ray] [--gain N] [--commands N]
 
 `library`: the five library problems with batches of 32, 64, ... sequences, for latency and for throughput. `helix`, `mixtral`:
 one model on one cluster, with batches, three objectives and limits on the number of GPUs. Each engine begins with an empty
 store; the stores are compared. `--gain` solves the sweep in one process, sharing, and every N-th problem besides alone, right
-after it: the seconds of both come from the same minutes. Processor seconds are those of this process and its children (Ray's
-are not among them); on a machine that others use they tell more than wall seconds.
+after it: the seconds of both come from the same minutes. `--commands` gives every N-th problem to a `planner search` of its
+own, as one would without a batch; that command also fills the tables of its report. Processor seconds are those of this
+process and its children (Ray's are not among them); on a machine that others use they tell more than wall seconds.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from planner.batch.sweep import Sweep, read_sweep
 from planner.evaluate.shared import Shared, sharing
 from planner.problem import library_names
 from planner.store import run_files
-from tests.planner.batch.stores import contents, write_sweep
+from tests.planner.batch.stores import contents, planner, write_sweep
 
 LIMITS = {"objective": ["latency", "throughput", "cost"], "gpus_at_most": [2, 4, 8, 12, 16]}
 
@@ -51,6 +52,7 @@ def main() -> int:
     parser.add_argument("--sweep", default="library", choices=sorted(sweeps(1)))
     parser.add_argument("--engines", default="")
     parser.add_argument("--gain", type=int, default=0, metavar="N")
+    parser.add_argument("--commands", type=int, default=0, metavar="N")
     parser.add_argument("--size", type=int, default=50)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -65,6 +67,8 @@ def main() -> int:
             expected = expected or found
         if given.gain:
             _gain(sweep, given.gain)
+        if given.commands:
+            _commands(sweep, given.commands, folder / "runs")
     return 0
 
 
@@ -90,6 +94,18 @@ def _gain(sweep: Sweep, every: int) -> None:
     means = [sum(times) / len(times) for times in (together, alone)]
     print(f"in one process: {len(together)} sharing {means[0]:.3f} s each, {len(alone)} of them alone {means[1]:.3f} s each "
           f"(processor), gain {means[1] / means[0]:.2f}, load {os.getloadavg()[0]:.1f}")  # fmt: skip
+
+
+def _commands(sweep: Sweep, every: int, out: Path) -> None:
+    """Give every few problems to a command of their own; print the mean."""
+    points, before = list(sweep.points())[::every], _cpu()
+    for point in points:
+        parts = {name: point.values[name] for name in ("model", "cluster") if name in point.values}
+        sets = [f"--set={name}={value}" for name, value in point.varied.items() if "." in name]
+        named = [f"--{name.replace('_', '-')}={value}" for name, value in {**parts, **point.varied}.items() if "." not in name]
+        done = planner("search", *filter(None, [point.values.get("problem")]), *named, *sets, "--workers", 1, "--out", out)
+        assert done.returncode in (0, 1), done.stderr
+    print(f"{len(points)} commands: {(_cpu() - before) / len(points):.3f} processor seconds each", flush=True)
 
 
 def _solve(point: object) -> None:

@@ -34,7 +34,15 @@ SECONDS = 10
 WAITING_S = 300
 BYTES = 4 * 10**9
 KEPT = 5
-SHARE = {"problem": 0.4, "plan": 0.25, "result": 0.25, "sweep": 0.25, "index": 0.5, "certificate renewed": 0.25}
+SHARE = {
+    "problem": 0.4,
+    "plan": 0.25,
+    "result": 0.25,
+    "sweep": 0.25,
+    "index": 0.5,
+    "index of a batch": 0.1,
+    "certificate renewed": 0.25,
+}
 VERB_SHARE = 0.25
 """Readers that take longer get fewer inputs, and whole verbs the fewest."""
 

@@ -133,6 +133,7 @@ def store_readers(scratch: Path) -> list[tuple[str, Path, Callable[[Path], objec
     listing = next((sound / "sweeps").glob("*.jsonl"))
     return [
         ("index", sound / NAME, _index),
+        ("index of a batch", sound / NAME, lambda path: run_sweep(scratch / "sweep.yaml", sound)),
         ("record", sound / folder / "record.json", lambda path: read_run(sound, folder, whole=False)),
         ("run.json", sound / folder / "run.json", lambda path: read_run(sound, folder, whole=False)),
         ("listing", listing, lambda path: [list(lines) for _, lines in read_listings(sound, [])]),

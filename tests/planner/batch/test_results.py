@@ -5,17 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import sqlite3
 
 import pytest
 
 from planner.batch.index import NAME
 from planner.batch.query import Question, answer
+from planner.batch.rebuild import rebuild
 from planner.batch.summary import to_parquet
 from planner.batch.where import parse_where
 from planner.errors import InputError
 from planner.report.batch import results_csv, summary_markdown
-from tests.planner.batch.stores import planner, run_sweep, tiny_sweep, write_sweep
+from tests.planner.batch.stores import contents, planner, run_sweep, tiny_sweep, write_sweep
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +149,22 @@ def test_an_index_from_elsewhere_is_not_believed(store, tmp_path, hostile):
     database.close()
     rows, wrong = answer(copy, Question())
     assert len(rows) == 12 and "other tables" in wrong[0]
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"CREATE TABLE runs", b"CREATE TABLE r\xd8ns"), (b'{"objective"', b'{"obj\xfectiv"'),
+                                         (b'{"objective"', b'["objective"')])  # fmt: skip
+def test_an_index_with_changed_bytes_is_made_anew(store, tmp_path, old, new):
+    copy = tmp_path / "store"
+    shutil.copytree(store, copy)
+    data = (copy / NAME).read_bytes()
+    assert old in data
+    (copy / NAME).write_bytes(data.replace(old, new))
+    assert len(answer(copy, Question(sort=("workload.batch",)))[0]) == 12
+    run_sweep(store.parent / "sweep.yaml", copy)
+    assert contents(copy) == contents(store)
+    (copy / NAME).write_bytes(data.replace(old, new))
+    rebuild(copy)
+    assert contents(copy) == contents(store)
 
 
 def test_a_trigger_in_an_index_is_noticed(store, tmp_path):
