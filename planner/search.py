@@ -18,7 +18,7 @@ from planner.plan import choice_to_dict
 from planner.problem import Problem, problem_to_dict
 from planner.solve.answer import Limits, Optimum
 from planner.solve.closings import Closing, closings
-from planner.solve.decisions import Decision, DecisionValue, decision_tables
+from planner.solve.decisions import Decision, DecisionValue, RunnerUp, decision_tables, runner_up
 from planner.solve.experts.options import RULE, open_to_search, with_placements
 from planner.solve.experts.searched import placed_optimum
 from planner.solve.experts.summary import PlacementSummary, summaries
@@ -113,6 +113,13 @@ class Result:
     closings: tuple[Closing, ...] = ()
     experts: tuple[PlacementSummary, ...] = ()
 
+    @property
+    def runner_up(self) -> RunnerUp | None:
+        """The best plan with another value of some decision; None where decisions were not enumerated."""
+        if self.value is None or self.evaluation is None:
+            return None
+        return runner_up(self.decisions, self.value, self.evaluation.interval_s[1] / self.evaluation.latency_s)
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready data (`planner.result/1`), without times or host facts."""
         sizes, counts = self.problem.sizes, self.optimum.counts
@@ -131,6 +138,7 @@ class Result:
                 {"plan": plan_dict(a.choice, self.problem), "evaluation": a.evaluation.to_dict()} for a in self.alternatives
             ],
             "decisions": [asdict(decision) for decision in self.decisions],
+            "runner_up": asdict(self.runner_up) if self.runner_up else None,
             "experts": [asdict(summary) for summary in self.experts],
             "hand_designed": [hand_designed_dict(h, self.problem) for h in self.hand_designed],
             "unrestricted": None if self.unrestricted is None else {

@@ -25,6 +25,7 @@ SCHEMA = "planner.workload/1"
 PRECISIONS = ("bf16", "fp16", "fp8", "nvfp4")
 GRADIENTS = ("fp32", "bf16")
 OPTIMIZERS = ("adam", "sgd")
+TRAINING_STACK = "megatron-core"
 SHAPES = (
     "prefill:batch=B,prompt=TOKENS, decode:batch=B,context=TOKENS or training:global_batch=B,sequence=TOKENS, a path to a "
     "workload file, or a mapping"
@@ -35,13 +36,15 @@ _WHOLE = re.compile(r"[-+]?[0-9]{1,18}", re.ASCII)
 @dataclass(frozen=True, slots=True)
 class Training:
     """How a model is trained: the dtype of its matrix products (weights and activations keep the model's own), of the
-    gradient buffer, the optimizer (adam: fp32 weights and two moments), and whether dropout masks are kept.
+    gradient buffer, the optimizer (adam: fp32 weights and two moments), whether dropout masks are kept, and the software
+    stack that runs it (`planner/costs/training.yaml`).
     """
 
     precision: str = "bf16"
     gradient_dtype: str = "fp32"
     optimizer: str = "adam"
     dropout: bool = False
+    stack: str = TRAINING_STACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,7 @@ def _read_training(fields: Fields) -> Workload:
         fields.choice("gradient_dtype", GRADIENTS, default="fp32"),
         fields.choice("optimizer", OPTIMIZERS, default="adam"),
         fields.boolean("dropout", default=False),
+        fields.text("stack", default=TRAINING_STACK),
     )
     workload = Workload(
         "training",
@@ -184,6 +188,7 @@ def _training_to_dict(workload: Workload, training: Training) -> dict[str, objec
     result: dict[str, object] = {"phase": "training", "global_batch": workload.batch, "sequence": workload.prompt}
     result |= {"precision": training.precision, "gradient_dtype": training.gradient_dtype}
     result |= {"optimizer": training.optimizer, "dropout": training.dropout}
+    result["stack"] = training.stack
     if workload.expert_load:
         result["expert_load"] = [list(row) for row in workload.expert_load]
     return result

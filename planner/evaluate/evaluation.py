@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from planner.costs.training import training_spreads
 from planner.evaluate.capacity import over_capacity
 from planner.evaluate.devices import DeviceBill, stage_devices
+from planner.evaluate.interval import interval_of, path_classes
 from planner.evaluate.linear import linear_path
 from planner.evaluate.setting import Setting
 from planner.evaluate.timeline import CriticalPath, Item
 from planner.evaluate.training import StepPricing
+from planner.evaluate.training_classes import class_seconds
 from planner.evaluate.training_devices import trained_devices
 from planner.evaluate.training_path import training_path
 from planner.evaluate.training_stage import training_stages
@@ -60,7 +63,8 @@ class Evaluation:
 
     `flops_total` are the operations that all GPUs do, `flops_model` those of the unsplit model (causal pairs counted
     once), `mfu` the latter over peak of the GPUs in use. `over_capacity_bytes` is 0 when the plan fits: every item of a stage's
-    memory is taken at its largest share, so it may exceed what the single GPUs add up to.
+    memory is taken at its largest share, so it may exceed what the single GPUs add up to. `interval_s`: what a measured
+    latency lies between in four of five cases (see `planner/costs/intervals.py`).
     """
 
     latency_s: float
@@ -73,6 +77,7 @@ class Evaluation:
     mfu: float
     over_capacity_bytes: int
     slack: tuple[tuple[str, float], ...]
+    interval_s: tuple[float, float]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready data (`planner.evaluation/1`)."""
@@ -99,7 +104,7 @@ def evaluate(env: Setting, sizes: Sizes, choice: Choice) -> Evaluation:
     return Evaluation(
         path.latency_s, tokens / path.latency_s, path.items, path.expression,
         tuple(sorted(reports, key=lambda r: r.rank)), total, model, model / (path.latency_s * peak) if peak else 0.0,
-        max(over, 0), path.slack,
+        max(over, 0), path.slack, interval_of(path.latency_s, path_classes(path.items)),
     )  # fmt: skip
 
 
@@ -121,9 +126,10 @@ def _evaluate_training(env: Setting, sizes: Sizes, choice: Choice) -> Evaluation
     peak = sum(env.cluster.kind_of(report.rank).peak_flops.get(env.model.dtype, 0.0) for report in reports)
     reports.sort(key=lambda report: report.rank)
     over = max(round(pricing.over_capacity()), 0)
+    interval = interval_of(step.seconds, class_seconds(step, choice.micro_batches), training_spreads())
     return Evaluation(
         step.seconds, tokens / step.seconds, path.items, path.expression, tuple(reports), step.flops, model,
-        model / (step.seconds * peak) if peak else 0.0, over, path.slack,
+        model / (step.seconds * peak) if peak else 0.0, over, path.slack, interval,
     )  # fmt: skip
 
 

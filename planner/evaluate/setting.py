@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from planner.cluster import Cluster
 from planner.costs.pricer import Pricer
+from planner.costs.training import load_stack, training_pricer
 from planner.evaluate.shared import Rooms, rooms_for
 from planner.graph.context import RoleContext
 from planner.graph.experts import layer_loads
@@ -98,4 +99,6 @@ class Setting:
 def setting(model: ModelSpec, workload: Workload, cluster: Cluster, pricer: Pricer | None = None) -> Setting:
     """A setting with the embedded price source unless another is given."""
     rooms = rooms_for(model, workload, cluster) if pricer is None else None
+    if pricer is None and workload.training is not None:
+        pricer = training_pricer(cluster, load_stack(workload.training.stack))
     return Setting(model, workload, cluster, pricer or Pricer(cluster), rooms)

@@ -60,7 +60,7 @@ class Step:
     flops: float
 
 
-def training_step(env: Setting, sizes: Sizes, choice: Choice, fused: bool = True, stack: Stack | None = None) -> Step:
+def training_step(env: Setting, sizes: Sizes, choice: Choice, fused: bool | None = None, stack: Stack | None = None) -> Step:
     """Price a training plan and its memory; under `stack`, by default the one that the prices of `env` are for."""
     if stack is not None:
         pricer = training_pricer(env.cluster, stack, env.pricer.sources)
@@ -218,6 +218,10 @@ class _Exchange:
         if self.training.zero not in (1, 2):
             return 0.0
         return self._beside(self._collective(OpKind.ALL_GATHER, [p.bytes for p in self.parameters]), forward_s)
+
+    def lone(self) -> tuple[float, float]:
+        """Seconds of all reductions of gradients, and of gathering all weights, with nothing beside them."""
+        return self._gradients_s(), self._collective(OpKind.ALL_GATHER, [p.bytes for p in self.parameters])
 
     def forward_extra(self, forward_s: float, share: float) -> float:
         """Seconds that gathering weights adds to a forward pass (zero 3)."""

@@ -121,8 +121,9 @@ class StageParts:
     head: Part | None
 
 
-def stage_parts(env: Setting, sizes: Sizes, cases: Sequence[StageCase], fused: bool = True) -> list[StageParts]:
-    """Price all cases; `fused` says whether attention is one kernel that keeps no scores."""
+def stage_parts(env: Setting, sizes: Sizes, cases: Sequence[StageCase], fused: bool | None = None) -> list[StageParts]:
+    """Price all cases; `fused` says whether attention is one kernel that keeps no scores (by default as the stack has it)."""
+    fused = stack_of_pricer(env.pricer).fused if fused is None else fused
     found: list[StageParts | None] = [None] * len(cases)
     for kind in dict.fromkeys(env.cluster.device_kinds[case.devices[0]] for case in cases):
         chosen = [i for i, case in enumerate(cases) if env.cluster.device_kinds[case.devices[0]] == kind]

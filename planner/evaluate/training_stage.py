@@ -22,7 +22,7 @@ class TrainingStage:
     layers: int
 
 
-def training_stages(env: Setting, sizes: Sizes, choice: Choice, fused: bool = True) -> tuple[TrainingStage, ...]:
+def training_stages(env: Setting, sizes: Sizes, choice: Choice, fused: bool | None = None) -> tuple[TrainingStage, ...]:
     """Price the stages of a training plan; equal ones once."""
     sequences = sizes.batch // choice.replicas // choice.micro_batches
     cases = [StageCase(s.devices, s.attention, s.mlp_ways, s.experts, sequences) for s in choice.stages]

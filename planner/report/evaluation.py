@@ -60,6 +60,12 @@ def evaluation_report(evaluation: Evaluation, choice: Choice, problem: Problem, 
     return to_text(f"{problem.name}: {evaluation_headline(evaluation, problem)}", sections)
 
 
+def interval_words(evaluation: Evaluation) -> str:
+    """The interval that four of five measured times lie in, in the unit of the time: `2.3-2.7 s`."""
+    low, high = (seconds(s) for s in evaluation.interval_s)
+    return f"{low.partition(' ')[0]}-{high}" if low.partition(" ")[2] == high.partition(" ")[2] else f"{low} - {high}"
+
+
 def evaluation_headline(evaluation: Evaluation, problem: Problem) -> str:
     """Latency, throughput, utilization and whether the plan fits, in one line."""
     what = {"prefill": "for the batch", "decode": "for each output token", "training": "for an optimizer step"}[
@@ -69,7 +75,8 @@ def evaluation_headline(evaluation: Evaluation, problem: Problem) -> str:
     if evaluation.over_capacity_bytes:
         fits = f"does NOT fit: {gigabytes(evaluation.over_capacity_bytes)} GB over the memory of a GPU"
     return (
-        f"{seconds(evaluation.latency_s)} {what}, {evaluation.throughput_tokens_per_s:,.0f} tokens/s over the whole pass, "
+        f"{seconds(evaluation.latency_s)} ({interval_words(evaluation)}) {what}, "
+        f"{evaluation.throughput_tokens_per_s:,.0f} tokens/s over the whole pass, "
         f"model FLOPs utilization {100 * evaluation.mfu:.1f} %, {fits}"
     )
 

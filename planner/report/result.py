@@ -96,7 +96,7 @@ def terminal_sections(result: Result, ref: str | None) -> Iterator[Section]:
     else:
         yield Section("Best plan", plan_blocks(result.choice, problem, result.evaluation))
         time = (Text(evaluation_headline(result.evaluation, problem)), *time_blocks(result.evaluation, problem))
-        yield Section("Where the time goes", time)
+        yield Section("Where the time goes", (*time, *_rival(result)))
         yield from _serving(result)
         yield from _comparisons(result)
     yield Section("Search space", space_blocks(result))
@@ -154,6 +154,18 @@ def verdict(result: Result) -> str:
     if result.status == "feasible" and result.optimum.complete and result.experts:
         return PLACED
     return STATUS[result.status]
+
+
+def _rival(result: Result) -> Iterator[Text]:
+    """The closest other plan, where a measurement may turn both round."""
+    other = result.runner_up
+    if other is None or not other.within_interval or result.value is None:
+        return
+    best, value = objective_value(result.objective, result.value), objective_value(result.objective, other.objective)
+    yield Text(
+        f"The runner-up, with {other.decision} = {other.value}, comes to {value}, within the interval of the best plan's {best}: "
+        "measure both before you choose."
+    )
 
 
 def _comparisons(result: Result) -> Iterator[Section]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from search_spaces.experts import ExpertPlacement
 from search_spaces.stages import StageChoice
 
 Fields = dict[str, object]
+TIE = 1e-9
 MANY_LAYERS, FEW_STAGES = 32, 4
 COUNTS = frozenset({"batch_parts", "context_parts", "tensor_ways"})
 
@@ -35,6 +36,32 @@ class Decision:
 
     name: str
     values: tuple[DecisionValue, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerUp:
+    """The best plan with another value of some decision: which, its objective, and whether it lies within the interval of
+    the best plan's prediction, so that a measurement may turn them round.
+    """
+
+    decision: str
+    value: str
+    objective: float
+    within_interval: bool
+
+
+def runner_up(decisions: Sequence[Decision], best: float, most: float) -> RunnerUp | None:
+    """The closest of all values that are not the best plan's; `most` is how much worse, as a factor, the interval allows."""
+    others = [
+        (max(value.objective / best, best / value.objective), decision.name, value)
+        for decision in decisions
+        for value in decision.values
+        if value.objective is not None and abs(value.objective / best - 1.0) > TIE
+    ]
+    if not others:
+        return None
+    factor, name, value = min(others, key=lambda other: (other[0], other[1]))
+    return RunnerUp(name, value.value, float(value.objective or 0.0), factor <= most)
 
 
 def decision_tables(search: SpaceSearch, optimum: Optimum) -> tuple[Decision, ...]:

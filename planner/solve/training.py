@@ -151,7 +151,7 @@ class TrainingSearch:
             if keep is not None and not keep(frame.choice(split, training)):
                 continue
             self.counts.priced += 1
-            key = (split, training.virtual_stages, training.recompute)
+            key = (split, training.virtual_stages, training.recompute, training.schedule == "zb_h1")
             if key not in known:
                 stages = assemble(self.env, split, parts, training, frame.replicas)
                 known[key] = (stages, self._value(frame, pipeline_bound(stages, frame.micro_batches)))

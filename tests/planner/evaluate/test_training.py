@@ -30,7 +30,7 @@ def _step(
     sequence_parallel: bool = False, fused: bool = True, vocab: int = 0,
 ) -> Step:  # fmt: skip
     model, cluster = _gpt(vocab), load_cluster("2x8-a100-80gb")
-    workload = load_workload(f"training:global_batch={batch},sequence={SEQUENCE},dropout=true")
+    workload = load_workload(f"training:global_batch={batch},sequence={SEQUENCE},dropout=true,stack=plain")
     partition = AttentionPartition(head_groups=tensor, sequence_parallel=sequence_parallel)
     split = tuple(
         StageChoice(LAYERS // stages, tuple(range(i * tensor, (i + 1) * tensor)), partition, tensor) for i in range(stages)
