@@ -24,12 +24,14 @@ from planner.costs.pricer import Pricer, Sites
 from planner.errors import unknown_name
 from planner.files import read_yaml
 from planner.graph.ops import COLLECTIVES, Kind, Op
+from planner.units import DTYPE_BITS
 
 Array = NDArray[np.float64]
 FILE = Path(__file__).parent / "training.yaml"
 DEFAULT = "megatron-core"
-CLASSES = ("gemm", "moe", "attention", "memory", "loss", "communication", "dispatch")
-"""Classes of operators; `loss` are the element-wise kernels over the logits, `dispatch` the all-to-alls of mixtures."""
+CLASSES = ("gemm", "narrow", "moe", "attention", "memory", "loss", "communication", "dispatch")
+"""Classes of operators; `narrow` are products of 8 bits and fewer, `loss` the element-wise kernels over the logits, `dispatch`
+the all-to-alls of mixtures."""
 COUNTS = 2
 """How many counts follow the classes in what a pass spends: operators of dense roles, and of mixtures."""
 LINE = 64
@@ -77,7 +79,7 @@ class Stack:
 
     def factors(self, kind: GpuKind) -> dict[str, float]:
         """Seconds of an operator over its lone price by class on a GPU kind."""
-        found = {name: float(getattr(self, name)) for name in CLASSES if name != "attention"}
+        found = {name: float(getattr(self, name, self.gemm)) for name in CLASSES if name != "attention"}
         own = self.attention or {}
         found["attention"] = float(own.get(kind.generation, own.get("other", 1.0)))
         return found
@@ -148,7 +150,9 @@ def class_of(op: Op) -> str:
         return "attention"
     if op.name.startswith("loss") and op.kind == Kind.ELEMENTWISE:
         return "loss"
-    return {Kind.MATMUL: "gemm", Kind.GROUPED: "moe"}.get(op.kind, "memory")
+    if op.kind == Kind.MATMUL:
+        return "gemm" if DTYPE_BITS[op.dtype] > 8 else "narrow"
+    return "moe" if op.kind == Kind.GROUPED else "memory"
 
 
 class TrainingPricer(Pricer):
@@ -166,7 +170,7 @@ class TrainingPricer(Pricer):
         """Seconds of one operator per row; 0 where it is absent."""
         own = class_of(op)
         found = super().seconds(op, sites) * self._factors[sites.kind][own]
-        if own not in ("gemm", "moe"):
+        if own not in ("gemm", "narrow", "moe"):
             return np.asarray(found)
         return np.asarray(found * sustained(self.cluster.kinds[sites.kind], op.dtype, self._data) * self._aligned(op))
 

@@ -17,6 +17,7 @@ def class_seconds(step: Step, micro_batches: int) -> dict[str, float]:
     spent = micro_batches * sum((p.spent.sum(axis=0) for p in stage.chunks), np.zeros(len(CLASSES) + COUNTS))
     found = dict(zip(CLASSES, map(float, spent), strict=False))
     kernels, whole = sum(found.values()), micro_batches * max(busy)
+    found["gemm"] += found.pop("narrow")
     found["memory"] += found.pop("loss") + step.optimizer_s
     found["communication"] += found.pop("dispatch")
     found |= {"host": max(whole - kernels, 0.0), "exchange": step.exchange_s, "bubble": max(step.pipeline_s - whole, 0.0)}
