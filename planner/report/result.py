@@ -163,8 +163,8 @@ def _rival(result: Result) -> Iterator[Text]:
         return
     best, value = objective_value(result.objective, result.value), objective_value(result.objective, other.objective)
     yield Text(
-        f"The runner-up, with {other.decision} = {other.value}, comes to {value}, within the interval of the best plan's {best}: "
-        "measure both before you choose."
+        f"The runner-up, with {other.decision} = {other.value}, comes to {value}, within the interval of the best plan's "
+        f"{best}: measure both before you choose."
     )
 
 
