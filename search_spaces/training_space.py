@@ -122,25 +122,45 @@ class TrainingSpace(SearchSpace):
         return (tuple(stage.layers for stage in stages), choice.training) in self.runs(frame)
 
     def size(self) -> int:
-        """The number of plans, exactly."""
-        return sum(1 for frame in self.frames() for _ in self.runs(frame))
+        """The number of plans, exactly: frames of as many stages, micro-batches and copies run in as many ways."""
+        known: dict[tuple[int, int, int], int] = {}
+        total = 0
+        for frame in self.frames():
+            key = (len(frame.devices), frame.micro_batches, self.copies(frame))
+            if key not in known:
+                known[key] = sum(1 for _ in self.runs(frame))
+            total += known[key]
+        return total
 
     def _places(self, stride: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
         """Ranks of the stages of every pipeline: equal blocks one after another, of one GPU kind each."""
+        if stride not in self._placed:
+            self._placed[stride] = self._all_places(stride)
+        return self._placed[stride]
+
+    @cached_property
+    def _placed(self) -> dict[int, tuple[tuple[tuple[int, ...], ...], ...]]:
+        return {}
+
+    def _all_places(self, stride: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
         if self.layout:
             places = tuple(pin.devices for pin in self.layout)
             return (places,) if all(max(ranks) < stride and self.one_kind(ranks) for ranks in places) else ()
         found = []
         for count in self.stage_counts(stride):
             for width in self._ground.widths(stride):
+                if count * width > stride or (self.use_all and count * width < stride):
+                    continue
                 places = tuple(tuple(range(i * width, (i + 1) * width)) for i in range(count))
-                whole = count * width == stride
-                if count * width <= stride and (whole or not self.use_all) and all(map(self.one_kind, places)):
+                if all(map(self.one_kind, places)):
                     found.append(places)
         return tuple(found)
 
     def _filled(self, devices: tuple[tuple[int, ...], ...], sequences: int) -> tuple[tuple[StageOption, ...], ...]:
         """The options of the stages: one for all, unless their widths differ or a plan writes them out."""
+        if not self.layout:  # equal stages have equal options
+            width = len(devices[0])
+            return tuple((o,) * len(devices) for o in self.options(width) if self.fits_micro_batch(o, width, sequences))
         each = [
             tuple(o for o in self.options(len(ranks), index) if self.fits_micro_batch(o, len(ranks), sequences))
             for index, ranks in enumerate(devices)

@@ -58,6 +58,7 @@ class TrainingSearch:
         self.excess = INF
         self._start = time.monotonic()
         self._places: dict[tuple[int, ...], object] = {}
+        self._stages: dict[tuple[tuple[int, ...], ...], list[object]] = {}
         self.frames = sorted(self._bounded(), key=lambda pair: pair[0])
 
     def run(self, cutoff: float = INF, *, progress: Progress | None = None) -> Optimum:
@@ -204,8 +205,10 @@ class TrainingSearch:
         """Price every different stage once."""
         cases: dict[object, StageCase] = {}
         for frame in frames:
-            for key, case in zip(self._keys(frame), self._cases(frame), strict=True):
-                cases.setdefault(key, case)
+            keys = self._keys(frame)
+            if any(key not in cases for key in dict.fromkeys(keys)):
+                for key, case in zip(keys, self._cases(frame), strict=True):
+                    cases.setdefault(key, case)
         self._parts = dict(zip(cases, stage_parts(self.env, self.sizes, list(cases.values())), strict=True))
 
     def _parts_of(self, frame: Frame) -> list[StageParts]:
@@ -221,7 +224,10 @@ class TrainingSearch:
     def _keys(self, frame: Frame) -> list[object]:
         """What tells the stages of frames apart: how nodes cut their ranks, the GPUs and links there, option, micro-batch."""
         sequences = self.space.sequences(frame.replicas, frame.micro_batches)
-        return [(self._place(ranks), option, sequences) for ranks, option in zip(frame.devices, frame.options, strict=True)]
+        if frame.devices not in self._stages:
+            self._stages[frame.devices] = [self._place(ranks) for ranks in frame.devices]
+        places = self._stages[frame.devices]
+        return [(place, option, sequences) for place, option in zip(places, frame.options, strict=True)]
 
     def _place(self, ranks: tuple[int, ...]) -> object:
         if ranks not in self._places:
@@ -234,10 +240,11 @@ class TrainingSearch:
     def _least(self, frame: Frame) -> float:
         """Seconds that no plan of a frame goes below: the work of a step on stages that share it out evenly."""
         parts = self._parts_of(frame)
+        different = list({id(own): own for own in parts}.values())
         counts = [self.env.kind_of_layer.count(kind) for kind in range(len(self.env.kinds))]
         total = 0.0
         for kind, count in enumerate(counts):
-            passes = [own.layers[kind].passes["none"] for own in parts]
+            passes = [own.layers[kind].passes["none"] for own in different]
             total += count * min(p.forward_s + p.inputs_s + p.weights_s for p in passes)
         for end in (parts[0].embedding, parts[-1].head):
             if end is not None:
@@ -247,7 +254,7 @@ class TrainingSearch:
 
     def _least_bytes(self, frame: Frame) -> float:
         """Bytes by which the weights alone, spread evenly and shared as far as can be, exceed the memory of a stage."""
-        parts, model = self._parts_of(frame), self.env.kind_of_layer
+        parts, model = {id(own): own for own in self._parts_of(frame)}.values(), self.env.kind_of_layer
         held = 0.0
         for kind in range(len(self.env.kinds)):
             count = model.count(kind)
