@@ -22,7 +22,7 @@ from planner.graph.expand import expand
 from planner.graph.nodes import Graph
 from planner.plan import plan_space
 from planner.problem import PROBLEM_SCHEMA, Problem, library_names, load_plan, load_problem
-from planner.search import Progress, Result
+from planner.search import MOST_GPUS, Progress, Result
 from planner.search import search as find
 from planner.solve.answer import Limits
 from planner.solve.objective import Name
@@ -93,6 +93,9 @@ def _complete(problem: Problem, space: SearchSpace, name: str) -> Chosen:
     only = list(itertools.islice(space.choices(), 2)) if space.layout and space.size() == 1 else []
     if len(only) == 1:
         return Chosen(problem, env, name, only[0])
+    if problem.cluster.size > MOST_GPUS:
+        told = f"at most {MOST_GPUS} GPUs where a plan leaves decisions open, for now"
+        raise InputError("cluster", f"{problem.cluster.size} GPUs", told)
     choice = space_search(env, space).run().choice or space_search(env, space, ignore_memory=True).run().choice
     if choice is None:
         raise NoPlanError(f"{name}: no plan obeys these pins and the rules of the space; leave more decisions open")

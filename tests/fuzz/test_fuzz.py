@@ -15,14 +15,14 @@ from planner.batch.folders import FOLDER, run_folders
 from planner.batch.key import run_folder
 from planner.batch.listing import FILE, listing_path
 from planner.clusters import load_cluster
-from planner.errors import InputError
+from planner.errors import InputError, PlannerError
 from planner.models import load_model
 from planner.problem import load_plan, load_problem
 from planner.workload import load_workload
 from tests.benchmarks.fuzz import attempt, watch
 from tests.fuzz.mutate import EVIL, inputs, scrambled
-from tests.fuzz.readers import readers, store_readers
-from tests.fuzz.verbs import verbs
+from tests.fuzz.readers import readers, store_readers, tiny_problem
+from tests.fuzz.verbs import run, verbs
 from tests.planner.batch.stores import contents, run_sweep, tiny_sweep, write_sweep
 
 BOUNDED = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
@@ -60,6 +60,13 @@ def a_watch():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("verb", ["search", "evaluate", "validate", "explain", "dag"])
+def test_a_cluster_that_a_search_would_take_hours_for_is_refused(tmp_path, verb):
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump({**tiny_problem(), "cluster": "100x8-h100"}))
+    with pytest.raises(PlannerError, match="at most 512 GPUs"):
+        run([verb, str(tmp_path / "p.yaml")])
 
 
 def test_a_reader_that_hangs_is_found(tmp_path, monkeypatch):
