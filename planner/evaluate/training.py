@@ -185,11 +185,12 @@ class StepPricing:
         )
         saved = [p.saved_bytes for p in stage.chunks]
         activations = max(sum(n * own for n, own in zip(held, saved, strict=True)) for held in counts)
-        transient = max(p.transient_bytes for p in stage.chunks)
+        logits = max(p.logits_bytes for p in stage.chunks)  # kept once: their gradient is written in their place
+        transient = max(max(p.transient_bytes - p.logits_bytes, 0.0) for p in stage.chunks)
         many = len(self.choice.stages[index].devices) * self.choice.replicas
         return StageMemory(
-            exchange.weight_bytes(), exchange.gradient_bytes(), exchange.optimizer_bytes(), activations, transient,
-            max(p.logits_bytes for p in stage.chunks), communication_bytes(many), reserve_bytes(kind),
+            exchange.weight_bytes(), exchange.gradient_bytes(), exchange.optimizer_bytes(), activations - logits, transient,
+            logits, communication_bytes(many), reserve_bytes(kind),
         )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -13,8 +13,10 @@ from planner.costs.training import CLASSES, COUNTS, class_of
 from planner.evaluate.setting import Setting
 from planner.graph.ops import Kind, Op, Role, Store, Tensor
 from planner.graph.trained import Trained
+from planner.units import DTYPE_BITS, dtype_bytes
 
 Array = NDArray[np.float64]
+PRODUCTS = (Kind.MATMUL, Kind.GROUPED)
 CORE = frozenset({"scores", "softmax", "attention_value"})
 """The attention core, which selective recomputation computes again (Korthikanti et al., arXiv:2205.05198); a fused kernel
 keeps no scores and computes them again by itself."""
@@ -61,7 +63,7 @@ def pass_rows(env: Setting, sites: Sites, trained: Trained) -> PassRows:
     core_s = sum(own_core, np.zeros(rows))
     spent.append(by_class(core, own_core, rows))
     again = {op.output.name for op in core if op.name != "attention_value"}
-    saved = kept_bytes(forward, trained.backward.saved, rows)
+    saved = kept_bytes(forward, trained.backward.saved, rows, narrowed(weights, inputs))
     if env.context.training is not None and env.context.training.dropout:
         saved = saved + dropout_bytes(forward)
     core_bytes = kept_bytes(forward, tuple(n for n in trained.backward.saved if n in again), rows)
@@ -83,13 +85,26 @@ def by_class(ops: Sequence[Op], durations: Sequence[Array], rows: tuple[int, ...
     return found.T
 
 
-def kept_bytes(role: Role, names: tuple[str, ...], rows: tuple[int, ...]) -> Array:
+def narrowed(weights: Role, inputs: Role) -> dict[str, str]:
+    """Forward tensors that only narrow products read in the backward pass, which keeps them as those do: name and dtype."""
+    found = {n: op.dtype for op in weights.ops if op.kind in PRODUCTS and DTYPE_BITS[op.dtype] <= 8 for n in op.inputs}
+    for op in weights.ops:  # what is gathered again is kept as the part that was there
+        if op.kind not in PRODUCTS and op.output.name in found:
+            found |= dict.fromkeys(op.inputs, found[op.output.name])
+    wide = {name for op in inputs.ops for name in op.inputs}
+    wide |= {name for op in weights.ops if op.kind in PRODUCTS and DTYPE_BITS[op.dtype] > 8 for name in op.inputs}
+    return {name: dtype for name, dtype in found.items() if name not in wide}
+
+
+def kept_bytes(role: Role, names: tuple[str, ...], rows: tuple[int, ...], narrow: Mapping[str, str] | None = None) -> Array:
     """Bytes [rows] of forward tensors that are kept until the backward pass; one that no operator wrote is not there."""
-    total = np.zeros(rows)
+    total, dtypes = np.zeros(rows), narrow or {}
     for name in names:
         writers = [op for op in role.ops if op.output.name == name]
         if writers:
-            total = total + np.max([np.broadcast_to(_written(op), rows) for op in writers], axis=0)
+            own = np.max([np.broadcast_to(_written(op), rows) for op in writers], axis=0)
+            stored = dtype_bytes(writers[0].output.dtype)
+            total = total + own * min(1.0, dtype_bytes(dtypes[name]) / stored if name in dtypes else 1.0)
         elif role.x is not None and role.x.name == name:
             total = total + role.x.bytes
     return total
