@@ -211,18 +211,14 @@ def search(
     problem = placed(problem)
     asked = priced_space(problem, (objective,), limits)
     env = asked.env
+    asked.limits = replace(limits, seconds=start + limits.seconds - time.monotonic())  # pricing took its part
     optimum = asked.run(progress=progress)
     size = str(problem.space.size())
     closed = closings(asked, optimum) if isinstance(asked, SpaceSearch) else ()
     if isinstance(asked, SpaceSearch) and problem.space is not plain_space:
         optimum = placed_optimum(asked, optimum, plain_space)
     if optimum.choice is None:
-        reason = infeasibility(problem, asked, optimum) if optimum.complete else None
-        status = "infeasible" if optimum.complete else "timeout"
-        return Result(
-            problem, objective, status, None, None, None, size, optimum, None, None, (), (), (), None, reason, limits.seed,
-            optimum.interrupted, limits.caps, closed,
-        )  # fmt: skip
+        return _without_plan(problem, asked, optimum, size, closed)
     value, bound = in_unit(problem, objective, optimum.value), in_unit(problem, objective, optimum.bound)
     gap = abs(bound - value) / abs(value)
     status = "optimal" if optimum.complete and gap <= 1e-6 else "feasible"
@@ -231,12 +227,28 @@ def search(
         evaluate(env, problem.sizes, optimum.choice), (), (), (), None, None, limits.seed, optimum.interrupted, limits.caps,
         closed, summaries(env, problem.sizes, optimum.choice) if isinstance(asked, SpaceSearch) else (),
     )  # fmt: skip
-    if not details or optimum.interrupted or time.monotonic() - start > limits.seconds:
-        return replace(plain, alternatives=alternatives(asked, problem, optimum, top))
+    if optimum.interrupted:
+        return plain
+    left = replace(limits, seconds=start + limits.seconds - time.monotonic())
     try:
-        return _detailed(plain, asked, top, limits, progress)
+        if not details or left.seconds <= 0:
+            return replace(plain, alternatives=alternatives(asked, problem, optimum, top))
+        return _detailed(plain, asked, top, left, progress)
     except KeyboardInterrupt:
         return replace(plain, interrupted=True)
+
+
+def _without_plan(problem: Problem, asked: Search, optimum: Optimum, size: str, closed: tuple[Closing, ...]) -> Result:
+    """No plan: nothing fits, and why, or the time ran out first."""
+    status, reason, interrupted = "infeasible" if optimum.complete else "timeout", None, optimum.interrupted
+    try:
+        reason = infeasibility(problem, asked, optimum) if optimum.complete else None
+    except KeyboardInterrupt:  # that nothing fits is known, the change that would help is not
+        interrupted = True
+    return Result(
+        problem, asked.objective, status, None, None, None, size, optimum, None, None, (), (), (), None, reason,
+        asked.limits.seed, interrupted, asked.limits.caps, closed,
+    )  # fmt: skip
 
 
 def placed(problem: Problem) -> Problem:
@@ -260,16 +272,23 @@ def priced_space(problem: Problem, objectives: Sequence[Name], limits: Limits) -
 
 
 def _detailed(plain: Result, asked: Search, top: int, limits: Limits, progress: Progress | None) -> Result:
-    """The answer with what a reader asks next: other plans, every decision, the hand-designed plans, replicas open."""
+    """The answer with what a reader asks next: other plans, every decision, the hand-designed plans, replicas open; the
+    last of them are left out where the time limit comes first.
+    """
     problem, optimum, objective, env = plain.problem, plain.optimum, plain.objective, asked.env
     say = progress or (lambda text: None)
+    end, found = time.monotonic() + limits.seconds, dict[str, Any]()
     say(f"optimum {optimum.value:.6g} found and proven; enumerating decisions")
-    enumerated = decisions(asked, problem, optimum)
-    say("comparing with the hand-designed plans")
-    hand = tuple(hand_designed(problem, env, name, optimum.value, objective, limits) for name in problem.plans)
-    free = unrestricted(problem, env, objective, limits, optimum)
-    others = alternatives(asked, problem, optimum, top)
-    return replace(plain, alternatives=others, decisions=enumerated, hand_designed=hand, unrestricted=free)
+    found["decisions"] = decisions(asked, problem, optimum)
+    if time.monotonic() < end:
+        say("comparing with the hand-designed plans")
+        names = problem.plans
+        found["hand_designed"] = tuple(hand_designed(problem, env, name, optimum.value, objective, limits) for name in names)
+    if time.monotonic() < end:
+        found["unrestricted"] = unrestricted(problem, env, objective, limits, optimum)
+    if time.monotonic() < end:
+        found["alternatives"] = alternatives(asked, problem, optimum, top)
+    return replace(plain, **found)
 
 
 def in_unit(problem: Problem, objective: Name, seconds: float) -> float:

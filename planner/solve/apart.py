@@ -99,7 +99,7 @@ class ApartSpace:
         weights = np.ones(ranks.size) if weight is None else np.array([weight(count) for count in ranks.tolist()])
         least = {count: np.inf if most is None else most(count) for count in set(ranks.tolist())}
         limits = np.array([least[count] for count in ranks.tolist()])
-        if self._bound(replicas, micro_batches) * weights.min(initial=np.inf) >= cutoff:
+        if self.floor(replicas, micro_batches) * weights.min(initial=np.inf) >= cutoff:
             return None
         asked = ApartAsked(replicas, micro_batches, pin, ranks, weights, limits, self._reachable(replicas), cutoff)
         for candidates, agree in self._candidates(asked):
@@ -132,8 +132,8 @@ class ApartSpace:
             asked.found = self._wave(candidates, rows, asked.micro_batches, wave, order, asked.cutoff, asked.found)
             asked.cutoff = min(asked.cutoff, np.inf if asked.found is None else asked.found.least * (1 + SAME))
 
-    def _bound(self, replicas: int, micro_batches: int) -> float:
-        """Lower bound of a branch: the attention side of all micro-batches with the fastest options."""
+    def floor(self, replicas: int, micro_batches: int) -> float:
+        """Lower bound of the seconds of a branch: the attention side of all micro-batches with the fastest options."""
         batch = self.sequences.index(self.space.sequences(replicas, micro_batches))
         least = [
             sum(float(table.attention[kind].seconds[0, batch].min()) for kind in self.env.kind_of_layer)

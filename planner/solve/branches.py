@@ -44,6 +44,7 @@ class Branches:
         self._arrays: dict[tuple[int, int], StageArrays] = {}
         self._runs: dict[tuple[int, int], RunTable] = {}
         self.floors: dict[tuple[int, int], float] = {}
+        self.apart_left: dict[tuple[int, int], float] = {}
 
     def asking(self, objective: Name, caps: Caps, seconds: float = np.inf) -> Self:
         """The same priced space, asked for another objective under other caps; memory stays as it is."""

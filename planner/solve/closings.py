@@ -66,7 +66,8 @@ def _closing(asked: SpaceSearch, optimum: Optimum, replicas: int, micro_batches:
     apart: How | None = None
     apart_bound = np.inf
     if asked.apart.splits:
-        apart, apart_bound = ("open", 0.0) if optimum.interrupted else ("table", value)
+        left = asked.apart_left.get((replicas, micro_batches))
+        apart, apart_bound = ("table", value) if left is None else ("open", left)
     terms = (np.inf, np.inf) if least is None else least
     return Closing(replicas, micro_batches, how, float(bound), *terms, apart, float(apart_bound))  # type: ignore[arg-type]
 

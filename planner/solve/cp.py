@@ -7,6 +7,7 @@ on any pipeline through it; legs whose bound reaches the cutoff are left out, th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,21 @@ class PipelineModel:
         for (leg, _), used in zip(self.legs, self.used, strict=True):
             self.model.add_hint(used, leg in known)
 
+    def _run(self, solver: Any) -> Any:
+        """Solve beside the main thread, so that an interrupt ends it at once; the interrupt goes on."""
+        status: list[Any] = []
+        solving = Thread(target=lambda: status.append(solver.solve(self.model)))
+        solving.start()
+        try:
+            solving.join()
+        except KeyboardInterrupt:
+            solver.stop_search()
+            solving.join()
+            raise
+        if not status:
+            raise RuntimeError("CP-SAT ended without a status")
+        return status[0]
+
     def solve(self, seed: int, workers: int, effort: float) -> CpAnswer:
         """Solve to optimality or until the deterministic `effort` is spent."""
         solver = self._cp.CpSolver()
@@ -160,7 +176,7 @@ class PipelineModel:
         solver.parameters.max_deterministic_time = effort
         solver.parameters.linearization_level = 2
         solver.parameters.catch_sigint_signal = False  # else an interrupt is lost, and the next one ends the process at once
-        status = solver.solve(self.model)
+        status = self._run(solver)
         if status in (self._cp.OPTIMAL, self._cp.FEASIBLE):
             path = tuple(
                 sorted(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.solve.answer import Counts, ModelFacts, Optimum
+from planner.solve.anytime import go_through
 from planner.solve.branch import Branch
 from planner.solve.branches import Branches
 from planner.solve.cp import MAX_LEGS, PipelineModel, surviving_legs
@@ -35,9 +36,7 @@ class SpaceSearch(Branches):
             return self._run_pinned(cutoff)
         counts, start, complete = Counts(priced=self.priced.priced + self.apart.priced), time.monotonic(), True
         best = cutoff
-        found: list[Found] = []
-        opened: list[Branch] = []
-        bounds: list[float] = []
+        found, opened, bounds = list[Found](), list[Branch](), list[float]()
         branches = [self.branch(r, m) for r, m in self.space.branches]
         interrupted, queue = False, sorted((self.bound(b), b.stride, i, b) for i, b in enumerate(branches))
         tight: set[int] = set()
@@ -45,8 +44,12 @@ class SpaceSearch(Branches):
             bound, stride, number, branch = heappop(queue)
             if bound <= best * (1 + SAME) and number not in tight:  # the stronger form takes longer: where it is needed alone
                 tight.add(number)
-                heappush(queue, (max(bound, self.tight(branch, best * (1 + SAME))), stride, number, branch))
-                continue
+                try:
+                    heappush(queue, (max(bound, self.tight(branch, best * (1 + SAME))), stride, number, branch))
+                    continue
+                except KeyboardInterrupt:
+                    interrupted, bounds = True, [bound, *(entry[0] for entry in queue)]
+                    break
             if bound > best * (1 + SAME):
                 counts.drop("bound" if np.isfinite(bound) else "no option", 1)
                 continue
@@ -60,28 +63,48 @@ class SpaceSearch(Branches):
                 for candidate in self._linear(branch, best):
                     found.append(candidate)
                     best = min(best, candidate.value)
+                if progress:
+                    names = f"replicas {branch.replicas}, micro-batches {branch.micro_batches}"
+                    progress(f"{names}: incumbent {best:.6g}, bound {bound:.6g}")
             except KeyboardInterrupt:
-                interrupted, complete = True, False
-                bounds += [b for b in (bound, *(entry[0] for entry in queue)) if b <= best * (1 + SAME)]
+                interrupted, bounds = True, [*bounds, bound, *(entry[0] for entry in queue)]
                 opened.pop()
                 break
-            if progress:
-                progress(
-                    f"replicas {branch.replicas}, micro-batches {branch.micro_batches}: incumbent {best:.6g}, bound {bound:.6g}"
-                )
-        for branch in [] if interrupted else branches:
-            apart = self._with_experts_apart(branch, best * (1 + SAME))
-            if apart is not None:
-                found.append(apart)
-                best = min(best, apart.least)
-        if not found:
-            excess = self._excess(branches) if np.isinf(cutoff) else np.inf  # else plans fit, but none below the cutoff
-            return Optimum(None, np.inf, np.inf, complete, counts, excess, interrupted)
-        best = min(candidate.least for candidate in found)  # not the cutoff, which a tie may exceed
-        chosen = self._preferred(found, best)
-        proven = self._prove(opened, chosen, best, counts) if prove else best
+        late: Callable[[], bool] = lambda: interrupted or time.monotonic() - start > self.limits.seconds  # noqa: E731
+        some = branches if self.apart.splits else []
+        apart = go_through(some, best, self._with_experts_apart, self.apart_floor, late)
+        self.apart_left, interrupted = apart.left, interrupted or apart.interrupted
+        found, bounds, complete = [*found, *apart.found], [*bounds, *apart.left.values()], complete and not interrupted
+        return self._concluded(
+            found, opened, bounds, counts, complete and not apart.left, interrupted, prove and not late(), cutoff
+        )
+
+    def _concluded(
+        self, found: list[Found], opened: list[Branch], bounds: list[float], counts: Counts, complete: bool,
+        interrupted: bool, prove: bool, cutoff: float,
+    ) -> Optimum:  # fmt: skip
+        """The answer from what was found, the bounds of what was left, and the final proof, which an interrupt leaves out."""
+        if not found:  # with a cutoff plans may fit, but none below it
+            excess = (
+                np.inf if np.isfinite(cutoff) or not complete else self._excess([self.branch(*b) for b in self.space.branches])
+            )
+            return Optimum(None, np.inf, min(bounds, default=np.inf), complete, counts, excess, interrupted)
+        best = proven = min(candidate.least for candidate in found)  # not the cutoff, which a tie may exceed
+        chosen = min(found, key=lambda candidate: candidate.value)
+        try:
+            if not interrupted:
+                chosen = self._preferred(found, best)
+                proven = self._prove(opened, chosen, best, counts) if prove else best
+        except KeyboardInterrupt:
+            interrupted, complete = True, False
         bound = min([proven, chosen.value, *bounds])
         return Optimum(self._choice(chosen), chosen.value, bound, complete, counts, interrupted=interrupted)
+
+    def apart_floor(self, branch: Branch) -> float:
+        """Lower bound of a branch's plans with experts apart."""
+        gpus = {len(near) + len(far) for near, far in self.apart.splits}
+        weight = min((self.weight(branch.replicas, count) for count in gpus), default=1.0)
+        return weight * self.apart.floor(branch.replicas, branch.micro_batches)
 
     def _linear(self, branch: Branch, cutoff: float, pin: Pin | None = None) -> list[Found]:
         """The best linear pipeline of a branch if it is no worse than the cutoff."""

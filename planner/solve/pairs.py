@@ -155,10 +155,10 @@ class ApartPairs(ApartSpace):
             kept.update(zip(some, far_options(self.env, sequences, jobs), strict=True))
         return {n: kept[n] for n in numbers}
 
-    def _bound(self, replicas: int, micro_batches: int) -> float:
+    def floor(self, replicas: int, micro_batches: int) -> float:
         """Lower bound of a branch: the attention side of all micro-batches with the fastest options."""
         if not self.space.regular:
-            return super()._bound(replicas, micro_batches)
+            return super().floor(replicas, micro_batches)
         sequences, stride = self.space.sequences(replicas, micro_batches), self.space.stride(replicas)
         sides = self._attention_sides[0]
         return micro_batches * min((self._least(near, sequences) for near in sides if len(near) < stride), default=np.inf)
