@@ -65,7 +65,9 @@ def training_words(training: TrainingChoice) -> str:
 
 
 def stage_layers(choice: Choice) -> list[str]:
-    """The layers of each stage: `layer 0`, `layers 1-4`."""
+    """The layers of each stage: `layer 0`, `layers 1-4`, or how many there are in the chunks of an interleaved schedule."""
+    if choice.training is not None and choice.training.virtual_stages > 1:
+        return [f"{stage.layers} in {choice.training.virtual_stages} chunks" for stage in choice.stages]
     found, start = [], 0
     for stage in choice.stages:
         found.append(f"layer{'s' if stage.layers > 1 else ''} {ranges(range(start, start + stage.layers))}")
