@@ -34,7 +34,7 @@ from search_spaces.stages import Choice
 from search_spaces.training_space import TrainingSpace
 
 SCHEMA = "planner.result/1"
-MOST_GPUS = 512
+MOST_GPUS = 16_384
 Progress = Callable[[str], None]
 
 

@@ -121,10 +121,20 @@ class Ground:
         for (n, m), pairs in layer_splits(layers, max(counts, default=0)).items():
             if n + m in allowed:
                 total += len(pairs) * two_runs(stride, n, m, powers, use_all)
-                for w in widths if any(a == b for a, b in pairs) else ():  # one kind, not two
-                    if n + m <= self.reach(0, w, stride) and ((n + m) * w == stride or not use_all):
-                        total -= options[w] ** (n + m)
+                if any(a == b for a, b in pairs):  # one kind, not two
+                    total -= self._one_run(stride, n + m, powers, use_all)
         return total
+
+    def _one_run(self, stride: int, stages: int, powers: _Powers, use_all: bool) -> int:
+        """Ways to fill a run of equal stages, whatever their layers."""
+        if self.uniform and not use_all:
+            fitting, sums = powers.placed(stages, 0)
+            return sums[bisect_right(fitting, stride // stages)]
+        return sum(
+            ways
+            for w, ways in zip(powers.widths, powers.of(stages), strict=True)
+            if stages <= self.reach(0, w, stride) and (stages * w == stride or not use_all)
+        )
 
     def _two_runs(self, stride: int, n: int, m: int, powers: _Powers, use_all: bool) -> int:
         """Ways to fill a run of n stages and one of m, whatever their layers."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.costs.pricer import RoleBill, Site, Sites
+from planner.evaluate.parts import attentions
 from planner.evaluate.rows import attention_rows, partition_table
 from planner.evaluate.setting import LayerKind, Setting
 from planner.graph.attention import attention_role
@@ -24,6 +25,8 @@ from search_spaces.attention import AttentionPartition, TokenSplit
 from search_spaces.experts import ExpertPlacement
 
 Array = NDArray[np.float64]
+NEVER = 1e30
+"""Cost of an option that a micro-batch cannot be split by: finite, so that none of it costs nothing."""
 FEW_GROUPS = 3
 """Expert groups that may be the largest in something: seconds, routed pairs (tensors), experts (weights)."""
 MOST_ROWS = 1_000_000
@@ -152,19 +155,24 @@ class _Pricing:
         phase = self.env.workload.phase
         partitions = list(dict.fromkeys(p for block in blocks for p in block.partitions))
         number = {p: i for i, p in enumerate(partitions)}
-        table = partition_table(partitions, layer.layer.attention, phase)
         options = [np.array([number[p] for p in block.partitions], dtype=np.int64) for block in blocks]
         laid = [s[:, _split_of(block)] for s, block in zip(sites, blocks, strict=True)]
         case = _cases(zip(laid, (block.sequences for block in blocks), options, strict=True))
-        row, entry, starts = expand_cases(table.owner, case[2])
+        legal = np.nonzero(case[1] % np.array([p.batch_parts for p in partitions], dtype=np.int64)[case[2]] == 0)[0]
+        few = attentions(self.env.cluster, self.places, partitions, *(column[legal] for column in case))
+        table = partition_table(few.partitions, layer.layer.attention, phase)
+        row, entry, starts = expand_cases(table.owner, few.option)
 
         def build(at: Ints) -> Role:
-            rows = attention_rows(table, entry[at], case[1][row[at]])
+            rows = attention_rows(table, entry[at], few.sequences[row[at]])
             return attention_role(self.env.context, layer.layer, table.signatures[entry[at[0]]], rows)
 
-        groups = list(dict.fromkeys(table.signatures))
-        group_of_entry = np.array([groups.index(s) for s in table.signatures], dtype=np.int64)
-        bill = reduce_cases(self._by_group(group_of_entry[entry], case[0][row], build), starts)
+        groups = {signature: i for i, signature in enumerate(dict.fromkeys(table.signatures))}
+        group = np.array([groups[s] for s in table.signatures], dtype=np.int64)[entry]
+        found = reduce_cases(self._by_group(group, few.site[row], build, few.places), starts)
+        bill = Bill(*(np.full(case[0].shape, NEVER) for _ in fields(Bill)))
+        for f in fields(Bill):
+            getattr(bill, f.name)[legal] = getattr(found, f.name)[few.of]
         return _split(bill, [(len(b.places), len(b.sequences), len(b.partitions)) for b in blocks])
 
     def ffns(self, blocks: list[Block], sites: list[Ints]) -> list[list[Bill]]:
@@ -255,18 +263,18 @@ class _Pricing:
         """The head role; its tokens are the sequences of the micro-batch unless all logits are wanted."""
         return head_role(self.env.context, rows, rows.tokens // self.env.query_length)
 
-    def _by_group(self, group: Ints, site: Ints, build: Callable[[Ints], Role]) -> Bill:
+    def _by_group(self, group: Ints, site: Ints, build: Callable[[Ints], Role], places: tuple[Site, ...] | None = None) -> Bill:
         """Bills of rows that are built and priced group by group."""
         columns = [np.zeros(group.shape) for _ in fields(Bill)]
         for value in np.unique(group):
             at = np.nonzero(group == value)[0]
-            bill = self._bill(build(at), site[at])
+            bill = self._bill(build(at), site[at], places)
             for column, field in zip(columns, fields(Bill), strict=True):
                 column[at] = getattr(bill, field.name)
         return Bill(*columns)
 
-    def _bill(self, role: Role, site: Ints) -> Bill:
-        return to_bill(self.env.pricer.bill(role, Sites(self.places, site, self.kind)), site.shape)
+    def _bill(self, role: Role, site: Ints, places: tuple[Site, ...] | None = None) -> Bill:
+        return to_bill(self.env.pricer.bill(role, Sites(places or self.places, site, self.kind)), site.shape)
 
 
 def to_bill(found: RoleBill, shape: tuple[int, ...]) -> Bill:

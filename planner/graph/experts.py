@@ -81,7 +81,11 @@ def moe_tables(ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], load
     weights = np.array([load or (1.0,) * ffn.experts for load in loads]).reshape(len(loads), ffn.experts)
     weights = weights / weights.sum(axis=1, keepdims=True)
     even = np.array([not load for load in loads], dtype=bool)
-    parts = [_entries(ffn, placement, ways, weights, even) for placement, ways in placements]
+    if len(loads) == 1 and not loads[0]:
+        alike = [replace(placement, form="local", devices=0, router_side="attention") for placement, _ in placements]
+        parts = [_plain_entries(ffn, placement, ways) for placement, (_, ways) in zip(alike, placements, strict=True)]
+    else:
+        parts = [_entries(ffn, placement, ways, weights, even) for placement, ways in placements]
     count, width = len(placements), max((part.shares.shape[1] for part in parts), default=0)
     owner = np.concatenate([part.load * count + i for i, part in enumerate(parts)])
     order = np.argsort(owner, kind="stable")
@@ -107,6 +111,12 @@ class _Entries:
     spread: NDArray[np.float64]
     reach: NDArray[np.float64]
     shares: NDArray[np.float64]
+
+
+@lru_cache(maxsize=8192)
+def _plain_entries(ffn: Ffn, placement: ExpertPlacement, ways: int) -> _Entries:
+    """Entries of a placement where all experts get the same load."""
+    return _entries(ffn, placement, ways, np.full((1, ffn.experts), 1.0 / ffn.experts), np.ones(1, dtype=bool))
 
 
 def _entries(

@@ -97,12 +97,27 @@ class Branch:
                 seconds[:, first, at], option[:, first, at], over[:, first, at] = done[slot.block, slot.site]
         return StageArrays(seconds, option, over)
 
-    def spots(self, pin: Pin | None = None) -> SpotArrays:
-        """Best options on every spot, among those that agree with the pin."""
+    def floors(self) -> Array:
+        """Lower bound of the seconds of stages of each width on every interval row [D, I]: the fastest option of each layer."""
+        spans, spots = self.priced.spans[0], self.priced.spots
+        found = np.full((len(self.widths), spans.first.size), np.inf)
+        for at, width in enumerate(self.widths):
+            slots = (self.slot(first, width) for _, first in spots.places[spots.widths.index(width)])
+            for block in {slot.block for slot in slots if slot is not None}:
+                if self.priced.tables[block] is not None:
+                    layer, ends = self.priced.fastest(block, self.sequences)
+                    own = np.where(spans.counts > 0, spans.counts * np.where(spans.counts > 0, layer, 0.0), 0.0).sum(axis=1)
+                    found[at] = np.minimum(found[at], own + spans.first * ends[0] + spans.last * ends[1])
+        return found
+
+    def spots(self, pin: Pin | None = None, some: NDArray[np.bool_] | None = None) -> SpotArrays:
+        """Best options on every spot, among those that agree with the pin; only of some widths [D] where they are given."""
         rows, spots = self.priced.spans[0].first.size, self.priced.spots
         shape = (len(self.widths), spots.most, rows)
         seconds, option, over = np.full(shape, np.inf), np.zeros(shape, dtype=np.int64), np.full(shape, np.inf)
         for at, width in enumerate(self.widths):
+            if some is not None and not some[at]:
+                continue
             for spot, (_, first) in enumerate(spots.places[spots.widths.index(width)]):
                 slot = self.slot(first, width)
                 if slot is not None:

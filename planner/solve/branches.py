@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from planner.evaluate.setting import Setting
 from planner.solve.answer import Limits
 from planner.solve.blocks import PricedSpace
-from planner.solve.branch import Branch, StageArrays
+from planner.solve.branch import Branch, SpotArrays, StageArrays
 from planner.solve.objective import SAME, Caps, Name, Objective
 from planner.solve.pairs import ApartPairs
 from planner.solve.pin import Pin
@@ -92,6 +92,15 @@ class Branches:
         if key not in self._runs:
             self._runs[key] = RunTable(branch, branch.spots())
         return self._runs[key]
+
+    def promising(self, branch: Branch, asked: Asked) -> RunTable:
+        """The pipelines of a branch of a large cluster of those widths that some pipeline below the cutoff may have."""
+        key = (branch.replicas, branch.micro_batches)
+        if key in self._runs or not np.isfinite(asked.cutoff):
+            return self.runs(branch)
+        floors = branch.floors()[:, None, :].repeat(self.priced.spots.most, axis=1)
+        plain = SpotArrays(floors, np.zeros(floors.shape, dtype=np.int64), np.zeros(floors.shape))
+        return RunTable(branch, branch.spots(some=RunTable(branch, plain).widths_below(asked)))
 
     def weight(self, replicas: int, gpus: int) -> float:
         """What seconds are multiplied by: one, or the price per second of the GPUs in use."""

@@ -127,7 +127,8 @@ class SpaceSearch(Branches):
         most = self._most_ranks(branch)
         if most < 1:
             return []
-        table, asked = self.runs(branch, pin), self.question(branch, cutoff * (1 + 2 * SAME), most)
+        asked = self.question(branch, cutoff * (1 + 2 * SAME), most)
+        table = self.runs(branch, pin) if pin or stages is not None else self.promising(branch, asked)
         optimum = (table if stages is None else table.of(stages)).optimum(asked)
         if optimum.path is None:
             return []

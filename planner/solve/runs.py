@@ -127,6 +127,15 @@ class RunTable:
         found = table.optimum(Asked(Objective("throughput", False, 1), plain, plain * np.inf, np.inf, first, most))
         return found.value if found.path is not None else np.inf
 
+    def widths_below(self, asked: Asked) -> NDArray[np.bool_]:
+        """Widths [D] that some pipeline has whose bound is below the cutoff."""
+        found = np.zeros(self.widths.size, dtype=bool)
+        for shapes in (self._single, self._double):
+            for columns, _ in shapes(asked):
+                found[columns[2]] = True
+                found[columns[5][columns[3] > 0]] = True
+        return found
+
     def optimum(self, asked: Asked) -> BranchOptimum:
         """The least value below the cutoff; of ties the plan on the fewest GPUs, then of the fewest stages."""
         best, steps = _Best(np.inf, 0, 0, None), 0
