@@ -16,6 +16,9 @@ from search_spaces.space import token_split
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
+SUMMED, PEAK = ((0, "seconds"), (1, "weights"), (2, "sent"), (4, "cache")), 3
+"""Places of what layers add up, and of the largest of them, among seconds, weights, bytes sent, peak and cache."""
+MANY_KINDS = 8
 
 
 @dataclass(frozen=True)
@@ -138,13 +141,49 @@ def stage_price(v: StageView, spans: Intervals) -> StagePrice:
         weights = weights - np.where(first & last, head.weights[None, :], 0.0)
     others = 1 if v.paired else v.ffns.size
     total = [np.broadcast_to(x[:, :, None], (*x.shape, others)) for x in (seconds, weights, sent, peak, cache)]
-    for kind in range(spans.counts.shape[1]):
-        count = spans.counts[:, kind][:, None, None]
-        attention, ffn = v.attention(kind), v.ffn(kind)
-        for at, name in ((0, "seconds"), (1, "weights"), (2, "sent"), (4, "cache")):
-            total[at] = total[at] + count * (getattr(attention, name)[:, None] + getattr(ffn, name))[None]
-        here = np.maximum(attention.peak[:, None], ffn.peak)[None]
-        total[3] = np.maximum(total[3], np.where(count > 0, here, 0.0))
+    add = _add_many if spans.counts.shape[1] > MANY_KINDS else _add_few
+    total = add(v, spans.counts, total)
     memory = total[1] + total[3] + total[4] * v.resident[None, :, None] + v.fixed_bytes
     memory = memory + np.where(spans.first, 0.0, v.boundary_bytes)[:, None, None]
     return StagePrice(total[0], memory, total[2])
+
+
+def _add_few(v: StageView, counts: Ints, total: list[Array]) -> list[Array]:
+    """Seconds, weights, bytes sent, peak and cache [I, A, F] with those of the layers, `counts` [I, K] of each kind."""
+    for kind in range(counts.shape[1]):
+        count = counts[:, kind][:, None, None]
+        attention, ffn = v.attention(kind), v.ffn(kind)
+        for at, name in SUMMED:
+            total[at] = total[at] + count * (getattr(attention, name)[:, None] + getattr(ffn, name))[None]
+        here = np.maximum(attention.peak[:, None], ffn.peak)[None]
+        total[PEAK] = np.maximum(total[PEAK], np.where(count > 0, here, 0.0))
+    return total
+
+
+def _add_many(v: StageView, counts: Ints, total: list[Array]) -> list[Array]:
+    """The same where there are many kinds, since every layer has expert loads of its own: sums as one product."""
+    bills = [(v.attention(kind), v.ffn(kind)) for kind in range(counts.shape[1])]
+    for at, name in SUMMED:
+        each = np.stack([getattr(attention, name)[:, None] + getattr(ffn, name) for attention, ffn in bills])
+        total[at] = total[at] + np.einsum("ik,kaf->iaf", counts.astype(np.float64), each)  # no threads, as a product has
+    here = np.stack([np.maximum(attention.peak[:, None], ffn.peak) for attention, ffn in bills])
+    total[PEAK] = np.maximum(total[PEAK], _largest(counts > 0, here))
+    return total
+
+
+def _largest(present: NDArray[np.bool_], values: Array) -> Array:
+    """The largest of the values [K, ...] of the kinds that are present, [I, K] -> [I, ...]: of runs of kinds (the layers of a
+    stage where all differ) by the largest of every 1, 2, 4, ... neighbours.
+    """
+    first, last = present.argmax(axis=1), present.shape[1] - 1 - present[:, ::-1].argmax(axis=1)
+    if (present.sum(axis=1) != last - first + 1).any():
+        return np.stack([values[row].max(axis=0) for row in present])
+    runs, level = [values], np.floor(np.log2(last - first + 1)).astype(np.int64)
+    for step in range(int(level.max(initial=0))):
+        before = runs[-1]
+        runs.append(np.maximum(before[: -(2**step) or None], before[2**step :]))
+    found = np.empty((present.shape[0], *values.shape[1:]))
+    for step, run in enumerate(runs):
+        at = np.nonzero(level == step)[0]
+        found[at] = np.maximum(run[first[at]], run[last[at] + 1 - 2**step])
+    return found

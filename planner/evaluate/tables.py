@@ -243,9 +243,10 @@ class _Pricing:
             case, entry, starts = expanded(first)
             routed = rows_of(entry, case).routed
             chosen = largest((price(entry, case).seconds, routed, table.experts[entry]), starts)
-            chosen = entry[chosen].reshape(len(loads), first.size, FEW_GROUPS)[:, alike.ravel()]
-            entry, case = chosen.ravel(), np.tile(np.repeat(np.arange(own.size), FEW_GROUPS), len(loads))
-            starts = np.arange(0, entry.size, FEW_GROUPS)
+            chosen = np.sort(entry[chosen], axis=1).reshape(len(loads), first.size, FEW_GROUPS)[:, alike.ravel()]
+            other = np.diff(chosen, axis=2, prepend=-1) > 0
+            case = np.repeat(np.tile(np.arange(own.size), len(loads)), other.sum(axis=2).ravel())
+            entry, starts = chosen[other], np.cumsum(other.sum(axis=2).ravel()) - other.sum(axis=2).ravel()
         bill = reduce_cases(price(entry, case), starts)
         return [
             Bill(*(getattr(bill, f.name)[at : at + own.size] for f in fields(Bill))) for at in range(0, starts.size, own.size)

@@ -16,6 +16,8 @@ Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 FEW = 48
 """So few options are priced faster than they are compared."""
+COLUMNS = 48
+"""Columns that are compared at once."""
 MOST = 192
 """And pairs are compared with so many at most."""
 
@@ -26,11 +28,17 @@ def undominated(data: Array, most: int | None = None) -> Ints:
     After `most` of them whatever is left is kept, too: to compare it would take longer than it saves.
     """
     order = np.argsort(data.sum(axis=1), kind="stable")  # a row is never dominated by one with a greater sum
-    data, kept = data[order], list[int]()
+    parts = [np.ascontiguousarray(data[order, first : first + COLUMNS]) for first in range(0, data.shape[1], COLUMNS)]
+    at, kept = np.arange(order.size), list[int]()
     while order.size and len(kept) != most:
         kept.append(int(order[0]))
-        open_ = (data[1:] < data[0]).any(axis=1)
-        order, data = order[1:][open_], data[1:][open_]
+        open_, left = np.zeros(order.size, dtype=np.bool_), np.arange(1, order.size)
+        for part in parts:  # one smaller value will do, and is mostly found among the first columns
+            below = (part[at[left]] < part[at[0]]).any(axis=1)
+            open_[left[below]], left = True, left[~below]
+            if not left.size:
+                break
+        order, at = order[open_], at[open_]
     return np.array(sorted([*kept, *order.tolist()]), dtype=np.int64)
 
 
