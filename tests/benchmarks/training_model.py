@@ -48,18 +48,18 @@ class Sample:
     sends: tuple[float, ...]
     slices: int
     wider_s: tuple[float, ...]
+    run: TrainingChoice
 
     @property
     def training(self) -> TrainingChoice:
         """How the step runs."""
-        assert self.job.choice.training is not None
-        return self.job.choice.training
+        return self.run
 
     @property
     def key(self) -> Hashable:
         """Samples of equal keys have equal prices."""
         job = self.job
-        return (job.stack, job.fused, job.model, job.cluster.name, job.cluster.network, job.workload, job.choice)
+        return (job.stack, job.fused, job.model, job.cluster.name, job.cluster.network, job.workload, job.choice, self.run)
 
     @property
     def group(self) -> str:
@@ -94,7 +94,7 @@ def sample_of(row: Row, job: Job, measured: float, prices: TrainingPrices) -> Sa
         tuple(np.array([p.spent for p in stage.chunks]) for stage in pricing.stages),
         tuple(stage.layers for stage in stages), tuple(a for a, _ in lone), tuple(b for _, b in lone),
         max(exchange.optimizer_seconds() for exchange in pricing.exchanges), sends,
-        1 if attention.sequence_parallel else attention.head_groups, _wider(pricing, job),
+        1 if attention.sequence_parallel else attention.head_groups, _wider(pricing, job), pricing.training,
     )  # fmt: skip
 
 

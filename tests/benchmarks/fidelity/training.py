@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from planner.costs.intervals import relative_interval
@@ -12,13 +12,16 @@ from planner.errors import PlannerError
 from planner.evaluate.setting import Setting
 from planner.evaluate.training import StepPricing
 from planner.evaluate.training_classes import class_seconds
-from planner.evaluate.training_parts import StageCase, StageParts, stage_parts
+from planner.evaluate.training_parts import Passes, StageCase, StageParts, stage_parts
 from planner.evaluate.training_stage import assemble
 from planner.problem.sizes import sizes_of
 from search_spaces.sizes import Sizes
+from search_spaces.stages import Choice
 from tests.benchmarks.fidelity.clusters import Machines
 from tests.benchmarks.fidelity.rows import Row, Unusable, text
 from tests.benchmarks.fidelity.training_rows import Job, job_of
+
+SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)  # of the layers that may be computed again
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +52,13 @@ class TrainingPrices:
         parts = [self._part(env, sizes, job, index) for index in range(len(job.choice.stages))]
         training = job.choice.training
         assert training is not None
-        stages = assemble(env, [s.layers for s in job.choice.stages], parts, training, job.choice.replicas)
-        return StepPricing(env, sizes, job.choice, stages)
+        found = _assembled(env, sizes, job.choice, parts)
+        if job.recompute_open:  # it ran: as many layers as needed were computed again
+            for share in SHARES:
+                if found.over_capacity() <= 0.0:
+                    break
+                found = _assembled(env, sizes, job.choice, [_partly(own, share) for own in parts])
+        return found
 
     def _part(self, env: Setting, sizes: Sizes, job: Job, index: int) -> StageParts:
         stage, cluster, choice = job.choice.stages[index], job.cluster, job.choice
@@ -73,6 +81,22 @@ class TrainingPrices:
 
 
 _PRICES = TrainingPrices()
+
+
+def _partly(parts: StageParts, share: float) -> StageParts:
+    """The parts of a stage when a share of its layers is computed again in the backward pass."""
+    layers = []
+    for part in parts.layers:
+        kept, again = part.passes["none"], part.passes["full"]
+        mixed = {f.name: (1.0 - share) * getattr(kept, f.name) + share * getattr(again, f.name) for f in fields(Passes)}
+        layers.append(replace(part, passes={**part.passes, "none": Passes(**mixed)}))
+    return replace(parts, layers=tuple(layers))
+
+
+def _assembled(env: Setting, sizes: Sizes, choice: Choice, parts: Sequence[StageParts]) -> StepPricing:
+    training = choice.training
+    assert training is not None
+    return StepPricing(env, sizes, choice, assemble(env, [s.layers for s in choice.stages], parts, training, choice.replicas))
 
 
 def predict_training(row: Row, machines: Machines, prices: TrainingPrices = _PRICES) -> Prediction | Unusable:

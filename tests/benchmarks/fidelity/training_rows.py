@@ -60,7 +60,9 @@ class Ways:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A row as a problem and a plan of the planner, and the software stack that ran it."""
+    """A row as a problem and a plan of the planner, and the software stack that ran it; `recompute_open` where the row does not
+    say what is computed again.
+    """
 
     model: ModelSpec
     cluster: Cluster
@@ -68,6 +70,7 @@ class Job:
     choice: Choice
     stack: str
     fused: bool
+    recompute_open: bool = False
 
 
 def job_of(row: Row, machines: Machines) -> Job | Unusable:
@@ -88,12 +91,13 @@ def job_of(row: Row, machines: Machines) -> Job | Unusable:
     choice = choice_of(row, model, ways, stack)
     if isinstance(choice, Unusable):
         return choice
-    narrow = precision == "fp16" and stack in UNFUSED  # loss scaling keeps and sums gradients in fp16
+    # loss scaling keeps and sums gradients in fp16; NVIDIA's recipes for throughput reduce them in bf16
+    narrow = (precision == "fp16" and stack in UNFUSED) or "nemo" in text(row, "framework").lower()
     training = Training(precision, "bf16" if narrow else "fp32", dropout=stack in UNFUSED)
     workload = Workload(
         "training", ways.global_batch, whole(row, "seq_len"), logits="all", keep_kv_cache=False, training=training
     )
-    return Job(model, cluster, workload, choice, stack, fused)
+    return Job(model, cluster, workload, choice, stack, fused, not text(row, "recompute") and text(row, "status") != "OOM")
 
 
 def ways_of(row: Row) -> Ways | Unusable:
