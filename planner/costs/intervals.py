@@ -27,10 +27,16 @@ def spreads() -> dict[str, float]:
     return {name: float(value) for name, value in found["spreads"].items()}
 
 
+def width_models() -> frozenset[str]:
+    """Names of the models whose runs say how wide intervals are; their constants were fitted to others."""
+    found: dict[str, Any] = dict(read_yaml(FILE))
+    return frozenset(str(name) for name in found.get("models", ()))
+
+
 def relative_interval(classes: Mapping[str, float], given: Mapping[str, float] | None = None) -> tuple[float, float]:
     """Factors (low, high) on a predicted time that 80 % of measured ones lie between; `classes` are seconds by operator class.
 
-    Classes: gemm, moe, attention, memory, communication, host; one without a spread of its own has that of `run`.
+    Classes: gemm, moe, attention, memory, communication, host, waiting; one without a spread of its own has that of `run`.
     """
     table = spreads() if given is None else given
     total = sum(classes.values())

@@ -156,7 +156,7 @@ def _together(row: Row, run: Run, prompt: int, output: int) -> Forecast | Unusab
         return one
     batch, open_requests = whole(row, "batch_size"), whole(row, "concurrency")
     if arrival.startswith("single"):
-        return _batch(run, one, Traffic(prompt, output, batch or open_requests or 1))
+        return _batch(run, one, Traffic(prompt, output, batch or open_requests or 1), "static" in arrival)
     if "queued" in arrival or "offline" in arrival:
         return _queued(run, one, Traffic(prompt, output, MOST_REQUESTS * grid.data))
     if batch and open_requests:  # the batch is that of one attention-data part, the concurrency that of all instances
@@ -183,12 +183,12 @@ def _pair(run: Run, one: Instance, traffic: Traffic, prompts: int, requests: int
     return decode if isinstance(decode, Unusable) else (prefill, decode)
 
 
-def _batch(run: Run, one: Instance, traffic: Traffic) -> Forecast | Unusable:
-    """One batch that starts together; in rounds where its caches do not all fit."""
+def _batch(run: Run, one: Instance, traffic: Traffic, static: bool) -> Forecast | Unusable:
+    """One batch that starts together; in rounds where its caches do not all fit, unless the runtime allots them at once."""
     held = run.prices.held(one, traffic.prompt + traffic.output)
     if isinstance(held, Unusable):
         return held
-    together = min(traffic.concurrency, max(held, 1))
+    together = traffic.concurrency if static else min(traffic.concurrency, max(held, 1))
     steps = _pair(run, one, traffic, together, together)
     if isinstance(steps, Unusable):
         return steps
@@ -196,7 +196,7 @@ def _batch(run: Run, one: Instance, traffic: Traffic) -> Forecast | Unusable:
     found = static_batch(run.step(prefill), replace(run.step(decode), sequences=together), traffic)
     whole_request = run.mix((1.0, prefill), (traffic.output - 1.0, decode))
     figures = _figures(found, run.mix((1.0, decode)), run.mix((1.0, prefill)), whole_request)
-    return Forecast(figures, one.grid.gpus, held > 0, one.floor_s * traffic.output)
+    return Forecast(figures, one.grid.gpus, held >= (together if static else 1), one.floor_s * traffic.output)
 
 
 def _loop(run: Run, one: Instance, traffic: Traffic) -> Forecast | Unusable:
@@ -212,7 +212,8 @@ def _loop(run: Run, one: Instance, traffic: Traffic) -> Forecast | Unusable:
     found = continuous(run.step(prefill), run.step(decode), replace(traffic, concurrency=together), run.mixing)
     share = run.mixing.tokens * (together - 1) / prefill.sequences / max(traffic.output - 1, 1)
     token = run.mix((1.0, decode), (share, prefill))
-    return Forecast(_figures(found, token, run.mix((1.0, prefill)), token), one.grid.gpus, held > 0)
+    first = _waiting(found, run.mix((1.0, prefill)))
+    return Forecast(_figures(found, token, first, token), one.grid.gpus, held > 0)
 
 
 def _queued(run: Run, one: Instance, most: Traffic) -> Forecast | Unusable:
@@ -265,8 +266,14 @@ def _apart(row: Row, run: Run, traffic: Traffic) -> Forecast | Unusable:
     if isinstance(decode, Unusable):
         return decode
     both = disaggregated(run.step(prefill, prompts), run.step(decode, tokens), traffic)
-    token = run.mix((1.0, decode))
-    return Forecast(_figures(both, token, run.mix((1.0, prefill)), token), near.gpus * prompts + far.gpus * tokens)
+    token, first = run.mix((1.0, decode)), _waiting(both, run.mix((1.0, prefill)))
+    return Forecast(_figures(both, token, first, token), near.gpus * prompts + far.gpus * tokens)
+
+
+def _waiting(found: Serving, first: dict[str, float]) -> dict[str, float]:
+    """The seconds to the first token by class, the wait before its own prefill among them."""
+    wait = (found.ttft_s or 0.0) - sum(first.values())
+    return first | {"waiting": max(wait, 0.0)}
 
 
 def _figures(found: Serving, token: dict[str, float], first: dict[str, float], request: dict[str, float]) -> dict[str, Figure]:
@@ -286,7 +293,7 @@ def impossible(row: Row, forecast: Forecast) -> bool:
     return bool(forecast.floor_s and speed and batch * whole(row, "osl") / speed < FLOOR * forecast.floor_s)
 
 
-def scored_figures(row: Row, forecast: Forecast, fitted: bool) -> Iterator[tuple[str, Scored]]:
+def scored_figures(row: Row, forecast: Forecast, fitted: bool, widened: bool = False) -> Iterator[tuple[str, Scored]]:
     """(metric, scored figure) for everything that a row measured and the planner predicts."""
     for metric, value in measured(row).items():
         figure = forecast.figures.get(metric)
@@ -299,7 +306,7 @@ def scored_figures(row: Row, forecast: Forecast, fitted: bool) -> Iterator[tuple
         yield metric, Scored(
             text(row, "row_id"), group_of(row), text(row, "rank_group"), value, figure.value,
             per_value=forecast.gpus / (1 if more else requests),
-            more_is_better=more, interval=interval, fitted=fitted, about=about(row),
+            more_is_better=more, interval=interval, fitted=fitted, widened=widened, about=about(row),
         )  # fmt: skip
 
 

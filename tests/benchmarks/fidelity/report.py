@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from planner.costs.intervals import width_models
 from planner.costs.stacks import fitted_models
 from planner.evaluate.serving import Mixing
 from planner.model import ModelSpec
@@ -107,7 +108,7 @@ def score_training(rows: Iterable[Row], machines: Machines) -> Part:
 def score_inference(rows: Iterable[Row], runtime: Runtime) -> dict[str, Part]:
     """All inference rows by metric; a row that cannot be priced is counted under every metric that it measured."""
     parts = {metric: Part() for metric in inference.METRICS}
-    seen = fitted_models()
+    seen, widths = fitted_models(), width_models()
     for row in rows:
         ran_out = text(row, "status").upper() == "OOM"
         reason = None if ran_out else status_reason(row)
@@ -124,8 +125,8 @@ def score_inference(rows: Iterable[Row], runtime: Runtime) -> dict[str, Part]:
         if ran_out:
             continue
         model = model_of(text(row, "model"), text(row, "precision"), row)
-        fitted = isinstance(model, ModelSpec) and model.name in seen
-        scored = dict(inference.scored_figures(row, found, fitted))
+        name = model.name if isinstance(model, ModelSpec) else ""
+        scored = dict(inference.scored_figures(row, found, name in seen, name in widths))
         for metric, one in scored.items():
             parts[metric].pairs.append((one, row))
         for metric in stated - set(scored):

@@ -17,7 +17,8 @@ Numbers = dict[str, float | int | None]
 @dataclass(frozen=True, slots=True)
 class Scored:
     """One measured figure with its prediction. `cost` turns either into what a planner minimises (GPU-seconds for the same
-    work: `cost = value * per_value`, or `per_value / value` where more is better). `fitted`: constants have seen its model.
+    work: `cost = value * per_value`, or `per_value / value` where more is better). `fitted`: constants have seen its model;
+    `widened`: the widths of intervals have.
     """
 
     row_id: str
@@ -29,6 +30,7 @@ class Scored:
     more_is_better: bool = False
     interval: tuple[float, float] | None = None
     fitted: bool = False
+    widened: bool = False
     about: str = ""
 
     @property
@@ -142,8 +144,8 @@ def section(rows: Sequence[Scored], unusable: dict[str, int]) -> dict[str, Any]:
 
 
 def coverage(rows: Iterable[Scored]) -> float | None:
-    """Share of the rows with an interval whose measured figure lies in it; fitted rows do not count."""
-    inside = [row.covered for row in rows if row.covered is not None and not row.fitted]
+    """Share of the rows with an interval whose measured figure lies in it; rows that anything was fitted to do not count."""
+    inside = [row.covered for row in rows if row.covered is not None and not row.fitted and not row.widened]
     return fmean(inside) if inside else None
 
 
