@@ -25,6 +25,7 @@ from planner.problem import PROBLEM_SCHEMA, Problem, library_names, load_plan, l
 from planner.search import MOST_GPUS, Progress, Result
 from planner.search import search as find
 from planner.solve.answer import Limits
+from planner.solve.experts.options import with_found_placements
 from planner.solve.objective import Name
 from planner.solve.searcher import space_search
 from search_spaces.space import SearchSpace
@@ -90,6 +91,7 @@ def choose(plan: PlanRef | Chosen, *, sets: Sequence[str] = ()) -> Chosen:
 def _complete(problem: Problem, space: SearchSpace, name: str) -> Chosen:
     """A plan as a space, completed by a search where it leaves something open."""
     env = setting(problem.model, problem.workload, problem.cluster)
+    space = with_found_placements(env, space)
     only = list(itertools.islice(space.choices(), 2)) if space.layout and space.size() == 1 else []
     if len(only) == 1:
         return Chosen(problem, env, name, only[0])

@@ -10,8 +10,9 @@ from typing import Any
 from planner.errors import InputError
 from planner.plan import choice_to_dict
 from planner.problem import Problem, load_problem, problem_to_dict
-from planner.search import Infeasibility, constraints, in_unit, infeasibility, priced_space, versions
+from planner.search import Infeasibility, constraints, in_unit, infeasibility, placed, priced_space, versions
 from planner.solve.answer import Limits
+from planner.solve.experts.options import AMONG
 from planner.solve.front import Corner, FrontSearch, Pair, Progress
 from planner.solve.objective import NAMES, TIE_RULE, Caps
 from planner.solve.optimum import SpaceSearch
@@ -94,6 +95,7 @@ def pareto(
     found = problem if isinstance(problem, Problem) else load_problem(problem, sets=sets)
     limits = limits or Limits()
     inference_only(found.space, "pareto")
+    found = placed(found, AMONG)
     asked = priced_space(found, pair, limits)
     if not isinstance(asked, SpaceSearch):
         raise TypeError("a front is searched in an inference space")

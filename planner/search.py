@@ -19,7 +19,7 @@ from planner.problem import Problem, problem_to_dict
 from planner.solve.answer import Limits, Optimum
 from planner.solve.closings import Closing, closings
 from planner.solve.decisions import Decision, DecisionValue, RunnerUp, decision_tables, runner_up
-from planner.solve.experts.options import RULE, open_to_search, with_placements
+from planner.solve.experts.options import RULE, open_to_search, with_found_placements, with_placements
 from planner.solve.experts.searched import placed_optimum
 from planner.solve.experts.summary import PlacementSummary, summaries
 from planner.solve.objective import NO_CAPS, TIE_RULE, Caps, Name
@@ -251,13 +251,13 @@ def _without_plan(problem: Problem, asked: Search, optimum: Optimum, size: str, 
     )  # fmt: skip
 
 
-def placed(problem: Problem) -> Problem:
+def placed(problem: Problem, rule: str = RULE) -> Problem:
     """The problem with expert placements found for its space, where its loads are unequal and its placements open."""
     env = setting(problem.model, problem.workload, problem.cluster)
-    if isinstance(problem.space, TrainingSpace) or not open_to_search(env, problem.space):
+    if not open_to_search(env, problem.space):
         return problem
     spaces = (with_placements(env, space) for space in (problem.space, problem.unrestricted))
-    return replace(problem, space=next(spaces), unrestricted=next(spaces), restrictions=(*problem.restrictions, RULE))
+    return replace(problem, space=next(spaces), unrestricted=next(spaces), restrictions=(*problem.restrictions, rule))
 
 
 def priced_space(problem: Problem, objectives: Sequence[Name], limits: Limits) -> Search:
@@ -319,7 +319,7 @@ def unrestricted(
 
 def hand_designed(problem: Problem, env: Setting, name: str, best: float, objective: Name, limits: Limits) -> HandDesigned:
     """The three readings of a hand-designed plan; what its author wrote is read without the caps."""
-    space = problem.plans[name]
+    space = with_found_placements(env, problem.plans[name])
     written = space if space.micro_batches is not None else replace(space, micro_batches=(1,))
     completion = space_search(env, space, objective, limits).run()
     fewest = completion

@@ -29,6 +29,7 @@ from planner.insight.resources import ASSUMPTIONS, TIMED, measured
 from planner.insight.waiting import Waiting, waiting
 from planner.plan import choice_to_dict
 from planner.solve.answer import Limits, Optimum
+from planner.solve.experts.options import AMONG, with_found_placements
 from planner.solve.optimum import SpaceSearch
 from planner.solve.searcher import inference_only
 from search_spaces.stages import Choice
@@ -165,7 +166,7 @@ def explain(
     inference_only(chosen.problem.space, "explain")
     clock = Clock(limits or Limits(), progress)
     env, problem, choice = chosen.env, chosen.problem, chosen.choice
-    sizes, space = problem.sizes, problem.space
+    sizes, space = problem.sizes, with_found_placements(env, problem.space)
     evaluation = evaluate(env, sizes, choice)
     parts = Parts(env)
     path, operators = path_binding(parts, evaluation.critical_path, operator_classes(env, sizes, choice))
@@ -185,7 +186,7 @@ def explain(
     return Explanation(
         chosen, evaluation, path, operators, busiest_gpu(env, sizes, choice, parts, evaluation),
         waiting(env, sizes, choice, evaluation), fullest_gpu(evaluation), limit, _best(optimum),
-        bounds, sensitivity, changes, others, (*ASSUMPTIONS, *kept),
+        bounds, sensitivity, changes, others, (*ASSUMPTIONS, *((AMONG,) if space is not problem.space else ()), *kept),
         tuple(dict.fromkeys(clock.cut)),
     )  # fmt: skip
 

@@ -18,11 +18,17 @@ from search_spaces.experts import ExpertDomain, contiguous_placement
 from search_spaces.sizes import Sizes, divisors
 from search_spaces.space import SearchSpace, StagePin, residual_shards
 from search_spaces.stages import Choice, StageChoice
+from search_spaces.training_space import TrainingSpace
 
 RULE = (
     "expert placements: consecutive experts, and for each number of groups what the placement search found, without copies "
     "and with a quarter more experts on each GPU at most; one placement for all layers of a stage. The bound is that of any "
     "placement"
+)
+AMONG = (
+    "expert placements: consecutive experts, and for each number of groups what the placement search found, without copies and "
+    "with a quarter more experts on each GPU at most; one placement for all layers of a stage. What is proven is proven among "
+    "these"
 )
 
 
@@ -33,15 +39,40 @@ def different_loads(env: Setting) -> tuple[Load, ...]:
 
 def open_to_search(env: Setting, space: SearchSpace) -> bool:
     """Whether placements are worth a search: loads are unequal, and the space leaves the placement open."""
-    return space.sizes.moe and space.experts.placement is None and not space.layout and bool(different_loads(env))
+    domains = [pin.experts for pin in space.layout] or [space.experts]
+    if isinstance(space, TrainingSpace):
+        return False
+    return space.sizes.moe and any(domain.placement is None for domain in domains) and bool(different_loads(env))
+
+
+def with_found_placements(env: Setting, space: SearchSpace) -> SearchSpace:
+    """The space with placements found where they are worth a search, else the space as it is."""
+    return with_placements(env, space) if open_to_search(env, space) else space
 
 
 def with_placements(env: Setting, space: SearchSpace) -> SearchSpace:
-    """The space with placements found for every number of groups that its stages may have."""
-    loads = different_loads(env)
-    summed = tuple(np.sum(np.array(loads), axis=0).tolist())
-    found = tuple((groups, _candidates(summed, groups)) for groups in _group_counts(space) if groups > 1)
-    return replace(space, experts=replace(space.experts, searched=tuple(pair for pair in found if pair[1])))
+    """The space with placements found for every number of groups that its stages may have, where they are open."""
+    summed = tuple(np.sum(np.array(different_loads(env)), axis=0).tolist())
+
+    def opened(domain: ExpertDomain, widths: set[int]) -> ExpertDomain:
+        if domain.placement is not None:
+            return domain
+        counts = _group_counts(space.sizes.experts, domain, widths)
+        found = tuple((groups, _candidates(summed, groups)) for groups in counts if groups > 1)
+        return replace(domain, searched=tuple(pair for pair in found if pair[1]))
+
+    layout = tuple(replace(pin, experts=opened(pin.experts, _homes(pin))) for pin in space.layout)
+    strides = {space.stride(replicas) for replicas, _ in space.branches}
+    widths = {width for stride in strides for width in space.widths(stride)}
+    return replace(space, layout=layout, experts=space.experts if layout else opened(space.experts, widths))
+
+
+def _homes(pin: StagePin) -> set[int]:
+    """How many GPUs of a fixed stage may hold experts: all, or fewer where experts are apart."""
+    if pin.experts.devices is not None:
+        return {len(pin.devices), *pin.experts.devices}
+    apart = pin.experts.form is None or "separate" in pin.experts.form
+    return set(range(1, len(pin.devices))) | {len(pin.devices)} if apart else {len(pin.devices)}
 
 
 def spare_slots(experts: int, groups: int) -> tuple[int, ...]:
@@ -49,13 +80,11 @@ def spare_slots(experts: int, groups: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys((0, 1, -(-experts // groups // 4))))
 
 
-def _group_counts(space: SearchSpace) -> tuple[int, ...]:
-    """Numbers of expert groups that some stage may have."""
-    strides = {space.stride(replicas) for replicas, _ in space.branches}
-    widths = {width for stride in strides for width in space.widths(stride)}
-    tensor = space.experts.tensor_ways
+def _group_counts(experts: int, domain: ExpertDomain, widths: set[int]) -> tuple[int, ...]:
+    """Numbers of expert groups that stages with experts on so many GPUs may have."""
+    tensor = domain.tensor_ways
     counts = {w // t for w in widths for t in divisors(w) if tensor is None or t in tensor}
-    return tuple(sorted(c for c in counts if c <= space.sizes.experts))
+    return tuple(sorted(c for c in counts if c <= experts))
 
 
 @lru_cache(maxsize=256)
