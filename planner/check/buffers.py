@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from planner.check.index import Index, writers
+from planner.check.index import Index, part_of, writers
 from planner.graph.expand import BOUNDARY_BUFFERS
 from planner.graph.nodes import Graph, Node
 from planner.graph.ops import Kind
@@ -19,20 +19,36 @@ class Buffers:
     """A GPU has one buffer for each tensor of a role, so the next layer and the next micro-batch write over it.
 
     Waves of micro-batches have one each, arrivals of a stage take turns in `BOUNDARY_BUFFERS`, and what waits to be sent
-    keeps a place of its own.
+    keeps a place of its own. In training so do what the backward pass reads of each layer and micro-batch, and the gradients of
+    each layer's weights.
     """
 
     def __init__(self, graph: Graph, choice: Choice) -> None:
         self.waves = choice.in_flight if choice.stages[0].separate else 1
-        sends = {node.id for node in graph.nodes if node.name in ("send", "feedback")}
+        sends = {node.id for node in graph.nodes if node.name in ("send", "feedback", "send_back")}
+        self.kept = _kept(graph) if choice.training is not None else frozenset()
         self.sent = frozenset(edge.src for edge in graph.edges if edge.kind == "data" and edge.dst in sends)
 
     def of(self, node: Node, device: int) -> Buffer:
         """The buffer that a node writes on one GPU."""
         name = f"{node.role}.{node.outputs[0].name if node.outputs else node.name}"
+        if name.endswith(".weight_grad"):
+            return device, f"l{node.layer}.{name}", 0
+        if node.id in self.kept:
+            return device, node.id, 0
         if node.id in self.sent:
             return device, f"to send: {name}", node.micro_batch
         return device, name, node.micro_batch % (BOUNDARY_BUFFERS if node.name == "send" else self.waves)
+
+
+def _kept(graph: Graph) -> frozenset[str]:
+    """Operators of which other roles read, and the exchange of gradients."""
+    found = {node.id for node in graph.nodes if node.role == "exchange"}
+    for edge in graph.edges:
+        source, target = graph.by_id.get(edge.src), graph.by_id.get(edge.dst)
+        if source is not None and target is not None and edge.kind == "data" and part_of(source) != part_of(target):
+            found.add(edge.src)
+    return frozenset(found)
 
 
 def races(index: Index, choice: Choice) -> Iterator[tuple[Node, str]]:

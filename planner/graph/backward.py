@@ -120,10 +120,14 @@ class _Backward:
             name = names.pop()
             for op in self.role.ops:
                 if op.output.name == name:
-                    fresh = [n for n in op.inputs if n != crossing.source and n not in inside and n in self.made_from]
+                    fresh = [n for n in op.inputs if n != crossing.source and n not in inside and self._gathered(n)]
                     inside |= set(fresh)
                     names += fresh
         return inside
+
+    def _gathered(self, name: str) -> bool:
+        """Whether a collective makes a tensor."""
+        return name in self.made_from and self.made_from[name].kind in COLLECTIVES
 
     def _cross(self, crossing: Crossing) -> None:
         """Carry a gradient through a crossing."""
@@ -244,7 +248,7 @@ class _Backward:
         earlier = self._so_far(sources)
         moved = moved + len(earlier) * output.bytes
         self.inputs.append(
-            replace(op, name=f"{op.name}_backward", inputs=(*reads, *earlier), output=output, bytes=moved, grad_of=op.name)
+            replace(op, name=f"{op.name}_backward", inputs=(*earlier, *reads), output=output, bytes=moved, grad_of=op.name)
         )
         self._added(op, output.name)
         if output.name in self.crossings:
@@ -267,7 +271,7 @@ class _Backward:
 
     def _mixed(self, sources: Sequence[str]) -> list[str]:
         """Of what is summed up for a token that which the gradient depends on: the parts of weighted sums and their gates."""
-        gated = "shared_gate" in sources
+        gated = "shared_opening" in sources
         return [s for s in sources if s == "expert_partial" or (gated and s.startswith("shared"))]
 
     def _close(self) -> None:

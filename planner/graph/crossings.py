@@ -52,15 +52,14 @@ def local_crossings(ctx: RoleContext, role: Role, rows: MoeRows) -> tuple[Crossi
     )
 
 
-def dispatch_crossings(ctx: RoleContext, role: Role, rows: MoeRows, scaled: bool = False) -> tuple[Crossing, ...]:
+def dispatch_crossings(ctx: RoleContext, role: Role, rows: MoeRows) -> tuple[Crossing, ...]:
     """Of a mixture whose tokens travel: gradients travel the same ways, and return to the residual stream's split.
 
-    Unless they scale what goes into the experts (`scaled`), the weights of a token's experts get their gradient where its
-    gradient meets what the experts made of it: before it travels back.
+    The weights of a token's experts get their gradient where its gradient meets what the experts made of it (or what they
+    got, where the weights scale that): before it travels back.
     """
     ops = {op.name: op for op in role.ops}
     sent, back = ops["dispatch"], ops["combine"]
-    weighed = ("expert_partial",) if not scaled else ()
     back_grad = replace(_tensor(role, "expert_partial"), name=gradient_of("combine"), layout=Layout.REPLICATED)
     sent_grad = replace(_tensor(role, "xn"), name=gradient_of("dispatch"))
     whole = replace(_tensor(role, "x"), name="x_slices")
@@ -71,7 +70,7 @@ def dispatch_crossings(ctx: RoleContext, role: Role, rows: MoeRows, scaled: bool
         Crossing(
             "returned",
             "expert_partial",
-            (replace(back, name="combine_backward", inputs=("returned", *weighed), output=back_grad),),
+            (replace(back, name="combine_backward", inputs=("returned", "expert_partial"), output=back_grad),),
         ),
         Crossing(
             "arrived",

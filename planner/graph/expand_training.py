@@ -274,11 +274,10 @@ class _Pass:
         if not role.ops:
             return
         names = {op.output.name for op in role.ops if op.output.name.endswith("weight_grad")}
-        adds = self.training.zero < 2
         given: Tensors = []
         for own, gradients in zip(one.tensors, found, strict=True):
-            before = {name: gradients[unit.layer, name] for name in names if adds and (unit.layer, name) in gradients}
-            given.append({**own, **before})
+            before = {name: gradients[unit.layer, name] for name in names if (unit.layer, name) in gradients}
+            given.append({**own, **{name: source for name, source in before.items() if source.piece.name == name}})
         left = self._role(unit, role, given)
         for own, gradients in zip(left, found, strict=True):
             gradients |= {(unit.layer, name): own[name] for name in names if name in own}

@@ -37,7 +37,7 @@ def local_role(ctx: RoleContext, layer: Layer, rows: MoeRows) -> Role:
         parts = (*parts, "shared_partial")
     if layer.ffn.shared_gate:
         ops.append(_shared_gate(ctx, ("xg", "xn"), rows.tokens))
-        parts = (*parts, "shared_gate")
+        parts = (*parts, "shared_opening")
     moved = 2.0 * partial.bytes + ctx.tensor("", rows.routed, hidden).bytes
     ops.append(Op("unpermute", Kind.ELEMENTWISE, (*parts, "routes_all", "routes"), partial, ctx.dtype, bytes=moved))
     ops += sum_partials(ctx, "moe", partial, one, replace(residual, name="f"), rows.residual_shards, rows.ways)
@@ -131,7 +131,7 @@ def _router(ctx: RoleContext, layer: Layer, source: str, tokens: Size) -> Iterat
 def _shared_gate(ctx: RoleContext, inputs: tuple[str, ...], tokens: Size) -> Op:
     """How much of the shared expert's output each token takes: one number per token, computed wherever the token is."""
     weight = ctx.shard("shared_router", "router", ctx.model.hidden, 1)
-    return Op("shared_router", Kind.MATMUL, inputs, ctx.tensor("shared_gate", tokens, 1), weight.dtype, m=tokens,
+    return Op("shared_router", Kind.MATMUL, inputs, ctx.tensor("shared_opening", tokens, 1), weight.dtype, m=tokens,
               k=ctx.model.hidden, n=1, weights=(weight,))  # fmt: skip
 
 
@@ -178,7 +178,7 @@ def _finish(ctx: RoleContext, layer: Layer, rows: MoeRows, residual: Tensor, own
         parts = ("returned", "shared_partial")
     if layer.ffn.shared_gate:
         ops.append(_shared_gate(ctx, ("xn",), own))
-        parts = (*parts, "shared_gate")
+        parts = (*parts, "shared_opening")
     summed = ctx.tensor("fs", own, hidden)
     ops.append(Op("unpermute", Kind.ELEMENTWISE, (*parts, "routes"), summed, ctx.dtype, bytes=returned.bytes + summed.bytes))
     whole = replace(residual, name="f")

@@ -58,7 +58,8 @@ class StageRoles:
         role = head_role(self.ctx, self._rows, np.full(self._rows.ways.shape, self.sequences, dtype=np.int64))
         if not (self.first and self.ctx.model.tied_embeddings):
             return role
-        return replace(role, ops=tuple(replace(op, weights=()) if op.name == "lm_head" else op for op in role.ops))
+        own = [replace(op, weights=op.weights[1:]) if op.name == "lm_head" else op for op in role.ops]
+        return replace(role, ops=tuple(own))
 
     def moe(self, index: int) -> bool:
         """Whether a layer is a mixture of experts."""

@@ -58,7 +58,7 @@ def trained_moe(ctx: RoleContext, layer: Layer, rows: MoeRows, dispatched: bool)
     """A mixture of experts: tokens that travel, or local experts on all tokens."""
     role = (dispatch_role if dispatched else local_role)(ctx, layer, rows)
     scaled = layer.ffn.scale_input
-    crossings = dispatch_crossings(ctx, role, rows, scaled) if dispatched else local_crossings(ctx, role, rows)
+    crossings = dispatch_crossings(ctx, role, rows) if dispatched else local_crossings(ctx, role, rows)
     return _trained(ctx, role, crossings, scaled)
 
 
@@ -86,7 +86,8 @@ def trained_head(ctx: RoleContext, rows: FfnRows) -> Trained:
     """Final norm, logits of all tokens and the loss."""
     head = head_role(ctx, rows, np.zeros_like(rows.tokens))
     crossings = head_crossings(ctx, head, rows)
-    return Trained(loss_role(ctx, head, rows), backward(ctx, head, crossings, (loss_gradient(head),)))
+    found = backward(ctx, head, crossings, (loss_gradient(head),))
+    return Trained(loss_role(ctx, head, rows), replace(found, saved=(*found.saved, "loss_maximum", "loss_sums")))
 
 
 def _trained(ctx: RoleContext, role: Role, crossings: Sequence[Crossing], scaled: bool = False) -> Trained:

@@ -160,7 +160,10 @@ def _alone(trained: Trained | None) -> list[Unit]:
 
 
 def _without_weight(ops: Sequence[Op], name: str) -> tuple[Op, ...]:
-    return tuple(replace(op, weights=()) if op.name == name else op for op in ops)
+    """Operators of which one multiplies with a weight that another owns; its bias stays."""
+    return tuple(
+        replace(op, weights=tuple(w for w in op.weights if w.name.endswith("_bias"))) if op.name == name else op for op in ops
+    )
 
 
 def _into(backward: Backward, op: str, gradient: str) -> Backward:
@@ -170,7 +173,8 @@ def _into(backward: Backward, op: str, gradient: str) -> Backward:
     for one in backward.weights.ops:
         if one.grad_of == op:
             inputs = tuple(gradient if name == own else name for name in one.inputs)
-            one = replace(one, inputs=inputs, output=replace(one.output, name=gradient))
+            shape = one.output.shape if op == "embedding" else tuple(reversed(one.output.shape))
+            one = replace(one, inputs=inputs, output=replace(one.output, name=gradient, shape=shape))
         ops.append(one)
     return Backward(backward.inputs, replace(backward.weights, ops=tuple(ops)), backward.saved)
 

@@ -15,7 +15,6 @@ from planner.check.reference.transformers import (
     _double_precision,
     _hand_over_masks,
     _load,
-    layers_path,
     makes_own_masks,
 )
 from planner.model import ModelSpec

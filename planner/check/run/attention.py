@@ -50,6 +50,7 @@ def queries_keys(site: Site) -> tuple[Floats, Floats]:
 
 
 def per_head(x: Floats, width: int) -> Floats:
+    """Columns as heads of `width` dims."""
     if x.shape[1] % width:
         raise Fault(f"{x.shape[1]} columns are no whole number of heads of {width} dims")
     return x.reshape(len(x), -1, width)
@@ -169,14 +170,15 @@ def _sinks(site: Site) -> Floats | None:
 def fused(site: Site) -> Value:
     """A fused kernel: all keys that the GPU has for its queries."""
     split = site.split
-    heads = _latent_heads(site) if split.attention.kind == "mla" else _grouped_heads(site)
+    heads = latent_heads(site) if split.attention.kind == "mla" else grouped_heads(site)
     allowed = seen(split, heads.queries, heads.keys)
     if site.has("picked"):
         allowed &= picked(site, heads.keys)
     return attend(site, heads, allowed, _sinks(site))
 
 
-def _grouped_heads(site: Site) -> Heads:
+def grouped_heads(site: Site) -> Heads:
+    """Queries, keys and values of grouped-query attention."""
     split = site.split
     queries = split.at.attention(split.place)
     q, k = queries_keys(site)
@@ -241,7 +243,7 @@ def _with_new(split: Split, old: list[Floats], new: list[Floats]) -> tuple[Float
     return parts[0], parts[1], key_tokens(split)
 
 
-def _latent_heads(site: Site) -> Heads:
+def latent_heads(site: Site) -> Heads:
     """Expanded keys and values in prefill; in decode the latent cache serves as both, for absorbed queries."""
     split, spec = site.split, site.split.attention
     queries = split.at.attention(split.place)

@@ -41,13 +41,16 @@ def _total(members: Members) -> Floats:
 
 def all_reduce(members: Members) -> list[Value]:
     """Every member gets the sum; of tokens it does not go on with, nothing is kept."""
+    if members[0].node.name == "loss_max_reduce":
+        highest = np.max([contribution(site).array for site in members], axis=0)
+        return [Value(highest) for _ in members]
     total = _total(members)
     return [Value(_kept(site, total)) for site in members]
 
 
 def _kept(site: Site, total: Floats) -> Floats:
     at, place = site.split.at, site.split.place
-    if site.node.name in ("score_all_reduce", "qk_norm_reduce"):
+    if site.node.name in ("score_all_reduce", "qk_norm_reduce", "loss_sum_reduce"):
         return total
     wanted = at.residual(place)
     return total if len(total) == len(wanted) else rows_of(site, total, summed_tokens(site), wanted)
@@ -56,9 +59,11 @@ def _kept(site: Site, total: Floats) -> Floats:
 def summed_tokens(site: Site) -> Ints:
     """The tokens of the partial sums that a role adds up."""
     at, place = site.split.at, site.split.place
-    if site.node.role == "attention":
+    if site.role == "attention":
         return at.attention(place).reshape(-1)
-    return at.network(place) if site.node.role == "mlp" else at.order
+    if site.role in ("embedding", "head"):
+        return at.vocab_tokens(place)
+    return at.network(place) if site.role == "mlp" else at.order
 
 
 def reduce_scatter(members: Members) -> list[Value]:
@@ -68,7 +73,7 @@ def reduce_scatter(members: Members) -> list[Value]:
         sizes, axis = [len(softmax_rows(site.split)) for site in members], 1
     else:
         after = [
-            s.split.at.residual(s.split.place) if s.node.role == "attention" else s.split.at.own(s.split.place) for s in members
+            s.split.at.residual(s.split.place) if s.role == "attention" else s.split.at.own(s.split.place) for s in members
         ]
         sizes, axis = [len(tokens) for tokens in after], 0
     if sum(sizes) != total.shape[axis]:
@@ -220,6 +225,7 @@ COLLECTIVES: dict[Kind, Collective] = {
 }
 TRANSFERS: dict[str, Callable[[Members, Sequence[Split]], list[Value]]] = {
     "send": hand_over,
+    "send_back": hand_over,
     "dispatch": send_tokens,
     "combine": return_tokens,
 }

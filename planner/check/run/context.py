@@ -34,7 +34,7 @@ def ring_step(step: int) -> Kernel:
         count = len(split.heads) if latent else len(split.kv_heads)
         qk, v = len(split.qk), len(split.v)
         k_part, v_part = block.array[:, : count * qk], block.array[:, count * qk :]
-        q = _expanded_queries(site) if latent else queries_keys_of(site)
+        q = expanded_queries(site) if latent else queries_keys_of(site)
         heads = Heads(
             grid(q, queries), grid(per_head(k_part, qk), keys), grid(per_head(v_part, v), keys), queries, keys, kv_of_head
         )
@@ -53,7 +53,8 @@ def queries_keys_of(site: Site) -> Floats:
     raise Fault("nothing delivers its queries")
 
 
-def _expanded_queries(site: Site) -> Floats:
+def expanded_queries(site: Site) -> Floats:
+    """The queries of latent attention in full."""
     split, heads = site.split, len(site.split.heads)
     rotated = per_head(site.array("rotated"), len(split.rope))[:, :heads]
     return np.concatenate([per_head(site.array("q"), len(split.qk))[..., : len(split.nope)], rotated], axis=-1)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from planner.check.run.attention import key_tokens
 from planner.check.run.moe import Routes
 from planner.check.run.segments import softmax_rows
-from planner.check.run.site import Floats, Value
+from planner.check.run.site import Floats, Value, base_role
 from planner.check.run.split import Split
 from planner.graph.nodes import Node
 from planner.graph.ops import Layout
@@ -61,7 +61,7 @@ def _head(split: Split) -> Ints:
 
 
 def _gathered_head(split: Split) -> Ints:
-    return split.at.gathered_head
+    return split.at.gathered_head(split.place)
 
 
 def _ffn_norm_tokens(split: Split) -> Ints:
@@ -111,10 +111,12 @@ def expected(node: Node, name: str, layer: int | None, split: Split, value: Valu
     """What a value should be; None for partial sums and for what only moves (transfers, sorted tokens)."""
     if node.outputs and node.outputs[0].layout == Layout.PARTIAL and name not in ("router_scores", "routes"):
         return None
+    if node.name == "loss":
+        return _measured(*_loss(split, value))
     if name in SPECIAL:
         found = SPECIAL[name](layer, split, value)
         return None if found is None else _measured(*found)
-    entry = TABLE.get(node.role, {}).get(name)
+    entry = TABLE.get(base_role(node.role), {}).get(name)
     if entry is None:
         return None
     key, tokens_of, axis = entry
@@ -160,6 +162,16 @@ def _qk_normed(layer: int | None, split: Split, value: Value) -> tuple[Floats, F
     world, tokens = split.world, _attention(split)
     names = (("attention.q_normed", "q"), ("attention.k_normed", "k"))
     wanted = np.concatenate([world.expected(layer, name)[tokens][:, split.index(axis)] for name, axis in names], axis=1)
+    return _valid_rows(split, tokens, wanted, value.array)
+
+
+def _loss(split: Split, value: Value) -> tuple[Floats, Floats]:
+    """Cross entropy of the GPU's tokens, from the unsplit model's logits."""
+    world, tokens = split.world, _gathered_head(split)
+    logits = world.expected(None, "head.logits")[tokens]
+    top = logits.max(axis=1, keepdims=True)
+    own = np.take_along_axis(logits, world.targets[tokens][:, None], axis=1)
+    wanted = np.log(np.exp(logits - top).sum(axis=1, keepdims=True)) + top - own
     return _valid_rows(split, tokens, wanted, value.array)
 
 

@@ -67,13 +67,13 @@ def ffn_norm(site: Site) -> Value:
     """Norm before the FFN, of the tokens that the GPU goes on with."""
     at, place = site.split.at, site.split.place
     source = "x_in" if site.layer.parallel_residual else "x"
-    wanted = at.own(place) if site.node.role == "route" or _dispatches(site) else at.residual(place)
+    wanted = at.own(place) if site.role == "route" or _dispatches(site) else at.residual(place)
     x = residual_input(site, source)
     return Value(norm(rows_of(site, x, at.residual(place), wanted), site.weight("ffn_norm")))
 
 
 def _dispatches(site: Site) -> bool:
-    return site.node.role == "moe" and site.split.placement.form == "dispatch"
+    return site.role == "moe" and site.split.placement.form == "dispatch"
 
 
 def post_norm(weight: str, *sources: str) -> Kernel:
@@ -108,9 +108,7 @@ def ffn_input(site: Site) -> Floats:
     """The normed tokens that a dense network works on: gathered, or a part of the GPU's own."""
     at, place = site.split.at, site.split.place
     x = site.array("xg", "xn")
-    wanted = (
-        at.network(place) if site.node.role == "mlp" else at.order if site.split.placement.form == "local" else at.own(place)
-    )
+    wanted = at.network(place) if site.role == "mlp" else at.order if site.split.placement.form == "local" else at.own(place)
     if len(x) == len(wanted):
         return x
     return rows_of(site, x, at.residual(place), wanted)
@@ -139,14 +137,14 @@ def narrowing(name: str, source: str) -> Kernel:
 def embed(site: Site) -> Value:
     """Rows of the GPU's part of the vocabulary, zeros elsewhere; the first GPU adds positions."""
     world, at, model = site.split.world, site.split.at, site.split.world.twin.model
-    tokens, own = at.order, site.split.index("vocab")
+    tokens, own = at.vocab_tokens(site.split.place), site.split.index("vocab")
     ids = world.tokens.ids.reshape(-1)[tokens]
     found = np.zeros((len(tokens), model.hidden))
     mine = np.isin(ids, own)
     found[mine] = site.weight("embedding")[ids[mine] - (own[0] if len(own) else 0)] * model.embedding_scale
     if model.positions:
         table = site.weight("positions")
-        if site.split.place == 0:
+        if site.split.place % at.vocab_ways == 0:
             found += table[world.positions[tokens] + model.position_offset]
     return Value(found)
 
@@ -163,6 +161,8 @@ def logits(site: Site) -> Value:
     model, x = site.split.world.twin.model, site.array("xg", "xn")
     tied = not site.holds("head") and model.tied_embeddings
     found = x @ site.resident("head") if tied else product(site, x, "head")
+    if tied and site.holds("head_bias"):
+        found = found + site.weight("head_bias")
     if model.final_softcap:
         found = model.final_softcap * np.tanh(found / model.final_softcap)
     return Value(found)

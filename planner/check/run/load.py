@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.check.run.split import Split
+from planner.check.run.world import Weights
 
 Floats = NDArray[np.float64]
 
@@ -26,11 +27,15 @@ AXES: dict[str, tuple[str, ...]] = {
 
 
 def load(split: Split, layer: int | None, name: str) -> Floats:
-    """A GPU's part of weight `name` of a layer (by its index in the twin; None: outside the layers).
+    """A GPU's part of weight `name` of a layer (by its index in the twin; None: outside the layers)."""
+    return part(split, split.world.weights, layer, name)
+
+
+def part(split: Split, weights: Weights, layer: int | None, name: str) -> Floats:
+    """A GPU's part of one of some weights, or of their gradients.
 
     A LayerNorm's two vectors come as one tensor, as the graph has them. Raises KeyError for a weight that the model lacks.
     """
-    weights = split.world.weights
     if name == "head" and (None, "head") not in weights:
         return weights[None, "embedding"].T[:, split.index("vocab")]
     whole = weights[layer, name]
@@ -40,5 +45,5 @@ def load(split: Split, layer: int | None, name: str) -> Floats:
     axes = AXES.get(name)
     if axes is None:
         return whole
-    parts = (np.arange(n) if axis == ALL else split.index(axis) for axis, n in zip(axes, whole.shape, strict=True))
-    return np.asarray(whole[np.ix_(*parts)], dtype=np.float64)
+    own = (np.arange(n) if axis == ALL else split.index(axis) for axis, n in zip(axes, whole.shape, strict=True))
+    return np.asarray(whole[np.ix_(*own)], dtype=np.float64)

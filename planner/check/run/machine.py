@@ -16,10 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.check.buffers import Buffer, Buffers
-from planner.check.run import attention, context, indexer, kernels, moe, segments
+from planner.check.run import (
+    attention,
+    attention_gradients,
+    context,
+    ends_gradients,
+    gradients,
+    indexer,
+    kernels,
+    moe,
+    moe_gradients,
+    segments,
+)
+from planner.check.run.book import Book, exchanges, expected_stream, is_weight_gradient, moves_weights, names_in
 from planner.check.run.collectives import COLLECTIVES, TRANSFERS
+from planner.check.run.exchange import Name, backward_collective, exchange
 from planner.check.run.expected import Expected, expected
-from planner.check.run.site import Fault, Kernel, Site, Value
+from planner.check.run.site import Fault, Kernel, Site, Value, base_role
 from planner.check.run.split import Split
 from planner.check.run.world import StageTokens, World
 from planner.graph.nodes import Graph, Node
@@ -29,6 +42,10 @@ Ints = NDArray[np.int64]
 
 KERNELS: dict[tuple[str, str], Kernel] = {
     **kernels.KERNELS, **attention.KERNELS, **segments.KERNELS, **context.KERNELS, **indexer.KERNELS, **moe.KERNELS,
+    **ends_gradients.FORWARD,
+}  # fmt: skip
+BACKWARD: dict[str, Kernel] = {
+    **gradients.KERNELS, **attention_gradients.KERNELS, **moe_gradients.KERNELS, **ends_gradients.KERNELS,
 }  # fmt: skip
 LOOSE = frozenset({"permuted", "arrived", "returned", "expert_gate", "expert_up", "expert_active", "expert_partial"})
 """Tensors whose number of rows depends on the routing; the graph has the expected one."""
@@ -62,6 +79,7 @@ class Machine:
     def __init__(self, graph: Graph, world: World, tolerance: float) -> None:
         self.graph, self.world, self.tolerance = graph, world, tolerance
         self.rank = {node.id: index for index, node in enumerate(graph.nodes)}
+        self.book = Book(world)
         self._splits: dict[tuple[int, int, int, int | None, bool], Split] = {}
         self._tokens: dict[tuple[int, int], StageTokens] = {}
 
@@ -91,7 +109,7 @@ class Machine:
         """Execute the nodes in this order and compare what each writes; ends at the first node that cannot run."""
         outcome, stores = Outcome(), dict[Buffer, tuple[str, Value]]()
         for node in order:
-            if node.kind == Kind.BARRIER or node.name == "feedback":
+            if _idle(node):
                 continue
             try:
                 written = self._execute(node, stores)
@@ -101,6 +119,8 @@ class Machine:
             for device, value in written.items():
                 stores[self._buffer(node, device)] = (node.id, value)
             self._compare(node, written, outcome)
+        if self.world.gradients is not None and not any(departure.fault for departure in outcome.departures):
+            self._close(outcome)
         outcome.departures.sort(key=lambda departure: self.rank[departure.node])
         return outcome
 
@@ -108,7 +128,7 @@ class Machine:
         """The first node that would read what is not there in this order, without computing anything."""
         stores: dict[Buffer, str] = {}
         for node in order:
-            if node.kind == Kind.BARRIER or node.name == "feedback":
+            if _idle(node):
                 continue
             for device in self._readers(node):
                 for _, source in self._delivered(node, device):
@@ -129,9 +149,11 @@ class Machine:
         if node.transfer is not None:
             targets = [self._target_split(node, device) for device in node.transfer.target]
             return dict(zip(node.transfer.target, TRANSFERS[node.name](sites, targets), strict=True))
-        if node.communicates:
+        if exchanges(node):
+            values = exchange(sites, [self._arrived(node, device, stores) for device in node.devices])
+        elif node.communicates:
             _check_group(node)
-            values = COLLECTIVES[node.kind](sites)
+            values = (backward_collective if node.role.endswith("_backward") else COLLECTIVES[node.kind])(sites)
         else:
             values = [kernel_of(node)(site) for site in sites]
         for index, value in enumerate(values):
@@ -148,11 +170,25 @@ class Machine:
             found[formal] = entry[1]
         return found
 
+    def _arrived(self, node: Node, device: int, stores: dict[Buffer, tuple[str, Value]]) -> dict[Name, list[Value]]:
+        """Gradients of weights that edges bring to one GPU of an exchange."""
+        found: dict[Name, list[Value]] = defaultdict(list)
+        for _, source in self._delivered(node, device):
+            entry = stores.get(self._buffer(source, device))
+            if entry is None or entry[0] != source.id:
+                raise Fault(_not_there(node, source, entry[0] if entry else None))
+            for name, value in names_in(source, entry[1]).items():
+                found[name].append(value)
+        return found
+
     def _delivered(self, node: Node, device: int) -> Iterator[tuple[str, Node]]:
         """Names and writers of the tensors that edges bring to one GPU; what no edge brings is no one's to read."""
         edges = [edge for edge in self.graph.into[node.id] if edge.kind == "data" and edge.tensor]
         brought = [(e.tensor, self.graph.by_id[e.src]) for e in edges if e.src in self.graph.by_id]
         own = [(tensor, source) for tensor, source in brought if device in self._writers(source)]
+        if exchanges(node):  # layer by layer under the same names
+            yield from own
+            return
         known = self._formals(node)
         for formal, piece in known:
             sources = [source for tensor, source in own if tensor == piece]
@@ -166,7 +202,7 @@ class Machine:
         if node.transfer is None:
             return [(formal, piece.name) for formal, piece in zip(node.formals, node.inputs, strict=True)]
         tensors = dict.fromkeys(edge.tensor for edge in self.graph.into[node.id] if edge.kind == "data" and edge.tensor)
-        return [("x" if node.name == "send" else tensor, tensor) for tensor in tensors]
+        return [("x" if node.name in ("send", "send_back") else tensor, tensor) for tensor in tensors]
 
     def _readers(self, node: Node) -> tuple[int, ...]:
         return node.devices if node.transfer is None else node.transfer.source
@@ -175,12 +211,19 @@ class Machine:
         return node.devices if node.transfer is None else node.transfer.target
 
     def _split(self, node: Node, device: int) -> Split:
+        if exchanges(node):
+            return self._split_at(self._stage_of(node, device), node.micro_batch, device, node.layer, False)
         apart = node.role == "experts" or (node.transfer is not None and node.name == "combine")
         return self._split_at(node.stage, node.micro_batch, device, node.layer, apart)
 
     def _target_split(self, node: Node, device: int) -> Split:
-        stage = node.stage + 1 if node.name == "send" else node.stage
+        stage = self._stage_of(node, device) if node.name in ("send", "send_back") else node.stage
         return self._split_at(stage, node.micro_batch, device, node.layer, node.name == "dispatch")
+
+    def _stage_of(self, node: Node, device: int) -> int:
+        """The stage of a GPU; that of the node where the plan does not use it."""
+        stages = enumerate(self.world.twin.choice.stages)
+        return next((index for index, stage in stages if device in stage.attention_devices), node.stage)
 
     def _split_at(self, stage: int, micro_batch: int, device: int, layer: int | None, apart: bool) -> Split:
         key = (stage, micro_batch, device, layer, apart)
@@ -204,10 +247,13 @@ class Machine:
     def _check_shape(self, node: Node, index: int, value: Value) -> None:
         """The array has the shape that the graph says, where routing and the ends of sequences do not decide it."""
         piece = node.outputs[index]
+        if node.role == "exchange" or value.parts:
+            self._check_gradient(node, value)
+            return
         loose = (
             piece.name in LOOSE
             or piece.name.endswith("_shard")
-            or node.role == "head"
+            or base_role(node.role) == "head"
             or piece.name in ("partials", "a", "squares")
         )
         wanted, found = (piece.shape[-1:], value.array.shape[-1:]) if loose else (piece.shape, value.array.shape)
@@ -216,19 +262,56 @@ class Machine:
         if wanted != found:
             raise Fault(f"it writes {list(value.array.shape)} where the graph says {piece.text}")
 
+    def _check_gradient(self, node: Node, value: Value) -> None:
+        """The gradient of a product's input or weight has its shape; how many rows experts have is up to the routing."""
+        piece = node.outputs[0]
+        loose = base_role(node.role) == "moe" and not node.name.endswith("_wgrad")
+        if node.role != "exchange" and not loose and len(value.parts) == 1 and value.array.shape != piece.shape:
+            raise Fault(f"it writes {list(value.array.shape)} where the graph says {piece.text}")
+
+    def _close(self, outcome: Outcome) -> None:
+        """Hold the gradients of all weights against those of the unsplit model."""
+        assert self.world.gradients is not None
+        for wrong in self.book.wrong(self.world.gradients, self.tolerance):
+            allowed = self.tolerance * wrong.scale
+            outcome.compared += 1
+            if wrong.error > outcome.worst[0]:
+                outcome.worst = (wrong.error, allowed)
+            if wrong.message:
+                outcome.departures.append(Departure(wrong.node, wrong.message, wrong.error, allowed))
+
+    def _gradients(self, node: Node, device: int, value: Value, outcome: Outcome) -> None:
+        """Note the gradients of weights; compare those of the residual stream."""
+        split = self._split(node, device)
+        if node.weights:
+            self.book.uses(node)
+        if is_weight_gradient(node):
+            self.book.wrote(node, device, split, value)
+        if node.name == "accumulate" and self.world.gradients is not None:
+            wanted = expected_stream(self.world.gradients, base_role(node.role), node.layer, split)
+            if wanted is not None:
+                outcome.compared += 1
+                scale = float(np.max(np.abs(wanted), initial=0.0)) or 1.0
+                self._judge(node, device, Expected(wanted, value.array, scale), outcome)
+
     def _compare(self, node: Node, written: dict[int, Value], outcome: Outcome) -> None:
         for device, value in written.items():
             if node.transfer is not None:
                 continue
             split = self._split(node, device)
-            if node.name == "permute":
+            if self.world.gradients is not None:
+                self._gradients(node, device, value, outcome)
+            if node.name == "permute" and not node.role.endswith("_again"):
                 self._count(node, split, value, outcome)
+            if node.role == "exchange" or value.parts:
+                continue
             found = expected(node, node.outputs[0].name, node.layer, split, value)
             if found is not None:
                 outcome.compared += 1
                 self._judge(node, device, found, outcome)
-            if node.name == "ffn_residual" or (node.role == "head" and node.name == "lm_head"):
-                tokens = split.at.gathered_head if node.role == "head" else split.at.residual(split.place)
+            head = base_role(node.role) == "head" and node.name == "lm_head"
+            if node.name == "ffn_residual" or head:
+                tokens = split.at.gathered_head(split.place) if head else split.at.residual(split.place)
                 outcome.finished[node.layer, node.micro_batch] |= set(tokens.tolist())
 
     def _judge(self, node: Node, device: int, found: Expected, outcome: Outcome) -> None:
@@ -256,14 +339,25 @@ class Machine:
 
 def kernel_of(node: Node) -> Kernel:
     """What a node computes."""
+    if node.role.endswith(("_backward", "_weights")):
+        ring = node.name.removeprefix("attention_").removesuffix("_backward")
+        own = attention_gradients.ring_step(int(ring)) if ring.isdigit() and ring != "0" else BACKWARD.get(node.name)
+        if own is None:
+            raise Fault(f"a backward operator called {node.name} has no definition")
+        return own
     if node.name.startswith("attention_") and node.name[10:].isdigit() and node.name != "attention_0":
         return context.ring_step(int(node.name[10:]))
     if node.name == "attention_0":
         return KERNELS["attention", "attention"]
-    kernel = KERNELS.get((node.role, node.name)) or KERNELS.get(("", node.name))
+    kernel = KERNELS.get((base_role(node.role), node.name)) or KERNELS.get(("", node.name))
     if kernel is None:
         raise Fault(f"an operator called {node.name} has no definition")
     return kernel
+
+
+def _idle(node: Node) -> bool:
+    """Whether a node has no numbers: a barrier, token ids on their way, weights that are there anyway, their update."""
+    return node.kind == Kind.BARRIER or node.name in ("feedback", "optimizer") or moves_weights(node)
 
 
 def _not_there(node: Node, source: Node, found: str | None) -> str:

@@ -40,19 +40,20 @@ def _ints(value: Value, name: str) -> Ints:
 
 def router(site: Site) -> Value:
     """Router scores of the tokens that the GPU has."""
-    x, tokens = _routed_tokens(site)
+    x, tokens = routed_tokens(site)
     scores = x @ site.weight("router")
     if site.holds("router_bias"):
         scores = scores + site.weight("router_bias")
     return Value(scores, {"tokens": tokens})
 
 
-def _routed_tokens(site: Site) -> tuple[Floats, Ints]:
+def routed_tokens(site: Site) -> tuple[Floats, Ints]:
+    """What the router scores, and which tokens these are."""
     at, place = site.split.at, site.split.place
     if site.has("arrived"):
         arrived = site.read("arrived")
         return arrived.array, _ints(arrived, "tokens")
-    local = site.node.role == "moe" and site.split.placement.form == "local"
+    local = site.role == "moe" and site.split.placement.form == "local"
     x = site.array("xn")
     return x, at.residual(place) if local else at.own(place)
 
@@ -133,10 +134,12 @@ def permute(site: Site) -> Value:
     row, column = np.nonzero(groups == split.expert_group)
     order = np.argsort(routes.experts[row, column], kind="stable")
     row, column = row[order], column[order]
-    weight, rows = routes.weights[row, column], array[row]
+    share, rows = routes.weights[row, column], array[row]
+    weight = share
     if site.layer.ffn.scale_input:
         rows, weight = rows * weight[:, None], np.ones_like(weight)
-    beside = {"row": row, "expert": routes.experts[row, column], "weight": weight, "tokens": routes.tokens}
+    beside = {"row": row, "column": column, "expert": routes.experts[row, column], "weight": weight, "share": share,
+              "tokens": routes.tokens}  # fmt: skip
     return Value(rows, beside)
 
 
@@ -190,8 +193,8 @@ def unpermute(site: Site) -> Value:
         out = np.zeros((len(at.order), site.split.world.twin.model.hidden))
     if site.has("shared_partial"):
         shared = site.array("shared_partial")
-        if site.has("shared_gate"):
-            shared = shared * sigmoid(site.array("shared_gate"))
+        if site.has("shared_opening"):
+            shared = shared * sigmoid(site.array("shared_opening"))
         if shared.shape != out.shape:
             raise Fault(f"the shared expert gives {list(shared.shape)} to {list(out.shape)}")
         out = out + shared

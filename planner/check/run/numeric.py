@@ -40,20 +40,20 @@ def run_choice(env: Setting, sizes: Sizes, choice: Choice, change: Callable[[Gra
     worlds = [make_world(twin)]
     if twin.sizes.moe:
         worlds.append(make_world(twin, forced_routes(twin, worlds[0].length)))
-    outcomes = [_run(graph, world) for world in worlds]
-    outcomes[0].departures += _orders(graph, worlds[0])
+    outcomes = [run_once(graph, world) for world in worlds]
+    outcomes[0].departures += more_orders(graph, worlds[0])
     reference, disagreement = confirm(worlds[0], TOLERANCE)
     return verdict(Evidence(twin, graph, tuple(worlds), tuple(outcomes), ORDERS, reference, disagreement))
 
 
-def _run(graph: Graph, world: World) -> Outcome:
+def run_once(graph: Graph, world: World) -> Outcome:
     """One run with numbers, in a random order."""
     machine = Machine(graph, world, TOLERANCE)
     order = next(machine.orders(np.random.default_rng(SEED), 1))
     return machine.run(order)
 
 
-def _orders(graph: Graph, world: World) -> list[Departure]:
+def more_orders(graph: Graph, world: World) -> list[Departure]:
     """Some orders more without numbers: they find what the order of the run may hide, and who never gets to run."""
     machine, found = Machine(graph, world, TOLERANCE), list[Departure]()
     orders = list(machine.orders(np.random.default_rng(SEED), ORDERS))

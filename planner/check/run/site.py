@@ -24,10 +24,14 @@ class Fault(Exception):  # noqa: N818  # it is the plan's, not the program's
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor on one GPU, with the small things that travel beside it (log-sum-exp, token numbers, routes)."""
+    """A tensor on one GPU, with the small things that travel beside it (log-sum-exp, token numbers, routes).
+
+    What a backward operator writes has `parts`: the gradient of each tensor or weight that its forward operator read.
+    """
 
     array: Floats
     beside: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    parts: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,11 @@ class Site:
     split: Split
     layer_index: int | None
     delivered: Mapping[str, Value]
+
+    @property
+    def role(self) -> str:
+        """The role that the operator belongs to in the forward pass."""
+        return base_role(self.node.role)
 
     @property
     def layer(self) -> Layer:
@@ -81,6 +90,13 @@ class Site:
             return load(self.split, self.layer_index, name)
         except KeyError:
             raise Fault(f"the model has no weight {name}") from None
+
+
+def base_role(role: str) -> str:
+    """The forward role whose backward pass, weight gradients or repetition a role is."""
+    for ending in ("_backward", "_weights", "_again"):
+        role = role.removesuffix(ending)
+    return "head" if role == "loss" else role
 
 
 Kernel = Callable[[Site], Value]

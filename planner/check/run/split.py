@@ -243,5 +243,5 @@ _AXES: dict[str, Callable[[Split], Ints]] = {
     "shared": _shared_columns,
     "experts": lambda s: s.experts,
     "expert": _expert_columns,
-    "vocab": lambda s: cut(s.world.twin.model.vocab, s.at.ways, s.place),
+    "vocab": lambda s: cut(s.world.twin.model.vocab, s.at.vocab_ways, s.place % s.at.vocab_ways),
 }

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from math import lcm, sqrt
 
 from planner.cluster import Cluster
+from planner.graph.chunks import chunk_layers
 from planner.model import Attention, Ffn, Layer, ModelSpec
 from planner.problem import sizes_of
 from planner.workload import Workload
@@ -58,24 +59,46 @@ def twin_of(model: ModelSpec, workload: Workload, cluster: Cluster, sizes: Sizes
         embedding_scale=sqrt(hidden) if model.embedding_scale != 1.0 else 1.0,
     )  # fmt: skip
     small = replace(small, batch=sequences * micro, expert_load=_kept_loads(model, workload, kept))
-    stages = tuple(replace(stage, layers=count) for stage, count in zip(choice.stages, _counts(choice, kept), strict=True))
-    return Twin(
-        twin, small, sizes_of(twin, small, cluster), Choice(1, micro, stages, min(choice.in_flight, micro)), kept, sequences
+    stages = tuple(
+        replace(stage, layers=count) for stage, count in zip(choice.stages, _counts(model, choice, kept), strict=True)
     )
+    small_choice = Choice(1, micro, stages, min(choice.in_flight, micro), choice.training)
+    return Twin(twin, small, sizes_of(twin, small, cluster), small_choice, kept, sequences)
 
 
 def kept_layers(model: ModelSpec, choice: Choice) -> tuple[int, ...]:
     """Layers that the twin runs: of every stage the first two of each kind."""
+    if choice.training is not None:
+        return tuple(sorted(index for stage in _kept_of_chunks(model, choice) for index in stage))
     found, start = [], 0
     for stage in choice.stages:
-        seen: dict[Layer, int] = {}
-        for index in range(start, start + stage.layers):
-            layer = model.layers[index]
-            seen[layer] = seen.get(layer, 0) + 1
-            if seen[layer] <= LAYERS_OF_A_KIND:
-                found.append(index)
+        found += _first_of_each(model, range(start, start + stage.layers))
         start += stage.layers
     return tuple(found)
+
+
+def _first_of_each(model: ModelSpec, layers: range) -> list[int]:
+    """Of some layers the first two of each kind."""
+    found, seen = [], dict[Layer, int]()
+    for index in layers:
+        layer = model.layers[index]
+        seen[layer] = seen.get(layer, 0) + 1
+        if seen[layer] <= LAYERS_OF_A_KIND:
+            found.append(index)
+    return found
+
+
+def _kept_of_chunks(model: ModelSpec, choice: Choice) -> list[list[int]]:
+    """Layers of every stage of a training plan that the twin runs: as many of each chunk, so that chunks stay chunks."""
+    virtual = choice.training.virtual_stages if choice.training is not None else 1
+    found = []
+    for chunks in chunk_layers([stage.layers for stage in choice.stages], virtual):
+        if virtual == 1:
+            found.append(_first_of_each(model, chunks[0]))
+            continue
+        most = max(max(_first_of_each(model, chunk), default=chunk.start) - chunk.start + 1 for chunk in chunks if len(chunk))
+        found.append([index for chunk in chunks for index in chunk[:most]])
+    return found
 
 
 def cut_micro_batches(choice: Choice) -> int:
@@ -83,10 +106,14 @@ def cut_micro_batches(choice: Choice) -> int:
     if choice.stages[0].separate:
         waves = -(-max(3, 2 * choice.in_flight) // choice.in_flight)
         return min(choice.micro_batches, waves * choice.in_flight)
+    if choice.training is not None and choice.training.virtual_stages > 1:  # whole groups of stages
+        return min(choice.micro_batches, 2 * len(choice.stages))
     return min(choice.micro_batches, len(choice.stages) + 2)
 
 
-def _counts(choice: Choice, kept: tuple[int, ...]) -> list[int]:
+def _counts(model: ModelSpec, choice: Choice, kept: tuple[int, ...]) -> list[int]:
+    if choice.training is not None:
+        return [len(stage) for stage in _kept_of_chunks(model, choice)]
     counts, start = [], 0
     for stage in choice.stages:
         counts.append(sum(start <= index < start + stage.layers for index in kept))

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.check.reference import Tokens, Trace
+from planner.check.reference import Gradients, Tokens, Trace, targets_of
 from planner.check.run.twin import Twin
 from search_spaces.sizes import share
 from search_spaces.space import residual_shards
@@ -25,7 +25,7 @@ class World:
     """A twin with its weights, its tokens, and what the unsplit model makes of them.
 
     Tokens are numbered sequence x length + index, over all micro-batches of the replica. `routes` forces the experts of
-    every token (by layer, [tokens, top_k]) where it is given.
+    every token (by layer, [tokens, top_k]) where it is given, `gradients` are those of the unsplit model's loss.
     """
 
     twin: Twin
@@ -33,6 +33,7 @@ class World:
     tokens: Tokens
     trace: Trace
     routes: Mapping[int, Ints] | None = None
+    gradients: Gradients | None = None
     _flat: dict[tuple[int | None, str], Floats] = field(default_factory=dict)
 
     @property
@@ -49,6 +50,11 @@ class World:
     def valid(self) -> NDArray[np.bool_]:
         """Whether a token is one (False: padding), flat."""
         return self.tokens.valid.reshape(-1)
+
+    @cached_property
+    def targets(self) -> Ints:
+        """The token of the vocabulary after every token, flat."""
+        return np.asarray(targets_of(self.tokens).reshape(-1), dtype=np.int64)
 
     @cached_property
     def last(self) -> Ints:
@@ -150,9 +156,20 @@ class StageTokens:
             return tokens
         return tokens[self.world.is_last[tokens]]
 
-    @cached_property
-    def gathered_head(self) -> Ints:
-        """Tokens with logits in the order in which the residual shards bring them together."""
+    @property
+    def vocab_ways(self) -> int:
+        """GPUs that share one copy of embedding and head: the whole stage, in training those that share heads."""
+        p = self.stage.attention
+        return self.ways if self.world.twin.choice.training is None else p.head_groups * p.dimension_segments
+
+    def vocab_tokens(self, place: int) -> Ints:
+        """Tokens that a GPU's part of the vocabulary sees."""
+        return self.order if self.world.twin.choice.training is None else self.attention(place).reshape(-1)
+
+    def gathered_head(self, place: int) -> Ints:
+        """Tokens with logits in the order in which the residual shards bring them together on a GPU."""
+        if self.world.twin.choice.training is not None:
+            return self.vocab_tokens(place)
         shards = residual_shards(self.world.twin.sizes, self.stage.attention)
         return np.concatenate([self.head(self._shard(shards, i * (self.ways // shards))) for i in range(shards)])
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.check.reference import Tokens, forward, random_weights
+from planner.check.reference import Tokens, backward, forward, random_weights
 from planner.check.run.twin import POSITION_OFFSETS, Twin
 from planner.check.run.world import World
 
@@ -24,7 +24,9 @@ def make_world(twin: Twin, routes: Mapping[int, Ints] | None = None) -> World:
     tokens = make_tokens(twin, rng)
     shape = (*tokens.ids.shape, -1)
     forced = None if routes is None else {layer: chosen.reshape(shape) for layer, chosen in routes.items()}
-    return World(twin, weights, tokens, forward(twin.model, weights, tokens, forced), routes)
+    trace = forward(twin.model, weights, tokens, forced)
+    gradients = backward(twin.model, weights, tokens, trace) if twin.choice.training is not None else None
+    return World(twin, weights, tokens, trace, routes, gradients)
 
 
 def make_tokens(twin: Twin, rng: np.random.Generator) -> Tokens:
