@@ -71,13 +71,13 @@ def gather(names: str, rows: Iterable[tuple[tuple[float, ...], float]]) -> Rows:
 
 
 def timed(rows: Iterable[dict[str, str]], sizes: Callable[[dict[str, str]], tuple[float, ...]], column: str) -> Iterator[Pair]:
-    """(sizes, seconds) of rows whose microseconds stand in `column`; rows without numbers are left out."""
+    """(sizes, seconds) of rows whose microseconds stand in `column`; rows without sound numbers are left out."""
     for row in rows:
         try:
             pair = sizes(row), float(row[column]) * 1e-6
-        except ValueError:
+        except (ValueError, ArithmeticError):
             continue
-        if pair[1] > 0:
+        if all(0.0 < value < 1e18 for value in (*pair[0], pair[1])):
             yield pair
 
 

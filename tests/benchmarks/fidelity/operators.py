@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from planner.errors import PlannerError
 from tests.benchmarks import cost_errors
 from tests.benchmarks.cost_errors import Error
 from tests.benchmarks.fidelity.rows import read_table
@@ -38,7 +39,11 @@ def operator_sections(folder: Path, data: dict[str, Any] | None = None) -> tuple
     for name, (file, columns, families, large) in SECTIONS.items():
         table = read_table(folder, file, columns.split())
         missing += table.missing
-        errors = [] if table.missing else [error for family in families for error in family(folder, data)]
+        try:
+            errors = [] if table.missing else [error for family in families for error in family(folder, data)]
+        except (PlannerError, ValueError, LookupError) as error:
+            errors = []
+            missing.append(f"{file}: not readable as measurements: {error}"[:200])
         found[name] = section(errors, large)
     return found, missing
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from planner.costs.intervals import width_models
 from planner.costs.stacks import fitted_models
+from planner.errors import PlannerError
 from planner.evaluate.serving import Mixing
 from planner.model import ModelSpec
 from tests.benchmarks.fidelity import baselines, inference, operators
@@ -28,6 +30,7 @@ INFERENCE = (
 TRAINING = "model gpu n_gpus precision seq_len gbs tp pp dp step_time_s tokens_per_s_per_gpu status"
 SKIPPED = {"suspect": "the row contradicts itself", "plan-unknown": "no plan in the row"}
 USED = ("", "ok", "plan-inferred")
+T = TypeVar("T")
 Pairs = list[tuple[Scored, Row]]
 
 
@@ -66,6 +69,14 @@ def status_reason(row: Row) -> str | None:
     return None if status in USED else SKIPPED.get(status, f"status {status}")
 
 
+def guarded(predict: Callable[[], T]) -> T | Unusable:
+    """A prediction, or why the row has none: whatever a file holds, the other rows are scored."""
+    try:
+        return predict()
+    except (PlannerError, ValueError, ArithmeticError, LookupError) as error:
+        return Unusable(f"could not be priced: {type(error).__name__}: {error}"[:100])
+
+
 def training_seconds(row: Row) -> float | None:
     """The measured time of a training step: as stated, else from tokens or samples per second of a GPU."""
     stated, gpus, batch = positive(row, "step_time_s"), whole(row, "n_gpus"), whole(row, "gbs")
@@ -86,7 +97,7 @@ def score_training(rows: Iterable[Row], machines: Machines) -> Part:
         seconds = training_seconds(row)
         if reason is None and not ran_out and seconds is None:
             reason = "no step time and nothing that gives it"
-        found = Unusable(reason) if reason is not None else predict_training(row, machines)
+        found = Unusable(reason) if reason is not None else guarded(partial(predict_training, row, machines))
         if isinstance(found, Unusable):
             part.unusable[found.reason] += 1
             continue
@@ -112,7 +123,7 @@ def score_inference(rows: Iterable[Row], runtime: Runtime) -> dict[str, Part]:
     for row in rows:
         ran_out = text(row, "status").upper() == "OOM"
         reason = None if ran_out else status_reason(row)
-        found = Unusable(reason) if reason is not None else inference.predict_inference(row, runtime)
+        found = Unusable(reason) if reason is not None else guarded(partial(inference.predict_inference, row, runtime))
         stated = set(inference.measured(row))
         if isinstance(found, inference.Forecast) and not ran_out and inference.impossible(row, found):
             found = Unusable("measured faster than its GPUs can read the weights")
