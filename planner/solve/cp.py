@@ -70,7 +70,10 @@ def _after(table: PipelineTable) -> Array:
 class PipelineModel:
     """CP-SAT model over legs: one path of layers and ranks, hand-overs between neighbours, and the slowest time."""
 
-    def __init__(self, table: PipelineTable, objective: Objective, legs: list[tuple[Leg, float]], cutoff: float) -> None:
+    def __init__(
+        self, table: PipelineTable, objective: Objective, legs: list[tuple[Leg, float]], cutoff: float, slowest: float = 0.0
+    ) -> None:
+        """`slowest` is a time that the slowest stage or send of every pipeline reaches."""
         from ortools.sat.python import cp_model
 
         self._cp: Any = cp_model
@@ -79,8 +82,9 @@ class PipelineModel:
         multipliers = 2 * table.layers + 1 + objective.micro_batches
         self.tick = cutoff * RESOLUTION / multipliers
         self.used = [self.model.new_bool_var(f"leg_{i}") for i in range(len(legs))]
-        self.slowest = self.model.new_int_var(0, self._ticks(cutoff) + 1, "slowest")
-        self._chain: list[Any] = []
+        self._least_slowest = self._ticks(slowest)
+        self.slowest = self.model.new_int_var(self._least_slowest, self._ticks(cutoff) + 1, "slowest")
+        self._chain: tuple[list[Any], list[int]] = [], []
         self._connect()
         self._minimize(cutoff)
 
@@ -94,13 +98,12 @@ class PipelineModel:
         widths = {width: i for i, width in enumerate(self.table.widths)}
         starts, ends = [], []
         for (leg, seconds), used in zip(self.legs, self.used, strict=True):
-            self._chain.append(used * self._ticks(seconds))
-            self.model.add(self.slowest >= self._ticks(seconds)).only_enforce_if(used)
+            self._takes(used, seconds)
             w, end = widths[leg.width], leg.first + leg.width
             starts.append(used) if leg.start == 0 else out.setdefault((leg.start, leg.first, w), []).append(used)
             if leg.stop == self.table.layers:
                 ends.append(used)
-                self._chain.append(used * self._ticks(float(self.table.feedback[end, w])))
+                self._counts(used, float(self.table.feedback[end, w]))
             else:
                 into.setdefault((leg.stop, end, w), []).append(used)
         self.model.add_exactly_one(starts)
@@ -109,6 +112,17 @@ class PipelineModel:
         if self.table.counts is not None:
             domain = self._cp.Domain.from_values(list(self.table.counts))
             self.model.add_linear_expression_in_domain(sum(self.used), domain)
+
+    def _counts(self, used: Any, seconds: float) -> None:
+        """What is used takes a part of the chain."""
+        self._chain[0].append(used)
+        self._chain[1].append(self._ticks(seconds))
+
+    def _takes(self, used: Any, seconds: float) -> None:
+        """The same, and the slowest time is no less; what every pipeline's slowest reaches needs no saying."""
+        self._counts(used, seconds)
+        if self._ticks(seconds) > self._least_slowest:
+            self.model.add(self.slowest >= self._ticks(seconds)).only_enforce_if(used)
 
     def _hand_over(self, into: dict[tuple[int, int, int], list[Any]], out: dict[tuple[int, int, int], list[Any]]) -> None:
         left: dict[tuple[int, int, int], list[Any]] = {key: [] for key in into}
@@ -123,15 +137,14 @@ class PipelineModel:
                     sent = self.model.new_bool_var(f"send_{layer}_{at}_{w1}_{w2}")
                     left[layer, at, w1].append(sent)
                     right[layer, at, w2].append(sent)
-                    self._chain.append(sent * self._ticks(seconds))
-                    self.model.add(self.slowest >= self._ticks(seconds)).only_enforce_if(sent)
-        for key, legs in into.items():
-            self.model.add(sum(legs) == sum(left[key]))
-        for key, legs in out.items():
-            self.model.add(sum(legs) == sum(right[key]))
+                    self._takes(sent, seconds)
+        for legs, sends in ((into, left), (out, right)):
+            for key, some in legs.items():
+                signs = [1] * len(some) + [-1] * len(sends[key])
+                self.model.add(self._cp.LinearExpr.weighted_sum([*some, *sends[key]], signs) == 0)
 
     def _minimize(self, cutoff: float) -> None:
-        chain, count = sum(self._chain), self.objective.micro_batches
+        chain, count = self._cp.LinearExpr.weighted_sum(*self._chain), self.objective.micro_batches
         limit = self._ticks(cutoff) + 1
         if self.objective.decode:
             latency = steady = self.model.new_int_var(0, limit, "token")

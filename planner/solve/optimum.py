@@ -278,7 +278,7 @@ class SpaceSearch(Branches):
         start: Found,
         counts: Counts,
     ) -> float:
-        model = PipelineModel(table, objective, legs, cutoff)
+        model = PipelineModel(table, objective, legs, cutoff, self._least_slowest(table))
         if start.path is not None:
             model.hint(start.path)
         how = self.limits.seed, self.limits.workers, self.limits.effort
