@@ -172,7 +172,8 @@ class TrainingPricer(Pricer):
         found = super().seconds(op, sites) * self._factors[sites.kind][own]
         if own not in ("gemm", "narrow", "moe"):
             return np.asarray(found)
-        return np.asarray(found * sustained(self.cluster.kinds[sites.kind], op.dtype, self._data) * self._aligned(op))
+        kind = self.cluster.kinds[sites.kind]
+        return np.asarray(found * sustained(kind, op.dtype, self._data) * self._aligned(op))
 
     def _aligned(self, op: Op) -> Array | float:
         """Seconds of a product over those of one whose rows are whole cache lines: `unaligned` where k or n are not."""

@@ -112,7 +112,9 @@ def predict_training(row: Row, machines: Machines, prices: TrainingPrices = _PRI
     low, high = relative_interval(class_seconds(step, job.choice.micro_batches), training_spreads())
     interval = (step.seconds * low, step.seconds * high)
     most = max(memory.total for memory in step.memory)
-    return Prediction(step.seconds, most, interval, pricing.over_capacity() <= 0.0, text(row, "model") in fitted_models())
+    silent = not text(row, "recompute") and not job.recompute_open  # nothing is known of what was kept
+    fits = None if silent and text(row, "status") != "OOM" else pricing.over_capacity() <= 0.0
+    return Prediction(step.seconds, most, interval, fits, text(row, "model") in fitted_models())
 
 
 def uncalibrated(row: Row, machines: Machines) -> float | None:

@@ -97,7 +97,9 @@ def job_of(row: Row, machines: Machines) -> Job | Unusable:
     workload = Workload(
         "training", ways.global_batch, whole(row, "seq_len"), logits="all", keep_kv_cache=False, training=training
     )
-    return Job(model, cluster, workload, choice, stack, fused, not text(row, "recompute") and text(row, "status") != "OOM")
+    # JAX offloads activations to the host where they do not fit, so nothing follows from its memory
+    silent = not text(row, "recompute") and text(row, "status") != "OOM" and stack != "jax"
+    return Job(model, cluster, workload, choice, stack, fused, silent)
 
 
 def ways_of(row: Row) -> Ways | Unusable:
