@@ -19,8 +19,10 @@ from planner.problem import Problem, problem_to_dict
 from planner.solve.answer import Limits, Optimum
 from planner.solve.closings import Closing, closings
 from planner.solve.decisions import Decision, DecisionValue, RunnerUp, decision_tables, runner_up
+from planner.solve.experts.lighter import RULE as LIGHTER_RULE
+from planner.solve.experts.lighter import lighter
 from planner.solve.experts.options import RULE, open_to_search, with_found_placements, with_placements
-from planner.solve.experts.searched import placed_optimum
+from planner.solve.experts.searched import placed_optimum, under_all_loads
 from planner.solve.experts.summary import PlacementSummary, summaries
 from planner.solve.objective import NO_CAPS, TIE_RULE, Caps, Name
 from planner.solve.optimum import SpaceSearch
@@ -31,7 +33,6 @@ from planner.solve.training_decisions import training_decisions
 from planner.solve.training_relaxation import training_relaxation
 from search_spaces.space import SearchSpace
 from search_spaces.stages import Choice
-from search_spaces.training_space import TrainingSpace
 
 SCHEMA = "planner.result/1"
 MOST_GPUS = 16_384
@@ -209,14 +210,20 @@ def search(
     limits = limits or Limits()
     start, plain_space = time.monotonic(), problem.space
     problem = placed(problem)
-    asked = priced_space(problem, (objective,), limits)
-    env = asked.env
+    env = setting(problem.model, problem.workload, problem.cluster)
+    few = lighter(env, problem.space)
+    asked = priced_space(problem if few is None else replace(problem, workload=few), (objective,), limits)
+    if few is None:
+        env = asked.env
+    else:
+        problem = replace(problem, restrictions=(*problem.restrictions, LIGHTER_RULE))
     asked.limits = replace(limits, seconds=start + limits.seconds - time.monotonic())  # pricing took its part
     optimum = asked.run(progress=progress)
     size = str(problem.space.size())
     closed = closings(asked, optimum) if isinstance(asked, SpaceSearch) else ()
     if isinstance(asked, SpaceSearch) and problem.space is not plain_space:
-        optimum = placed_optimum(asked, optimum, plain_space)
+        exact, optimum = (asked, optimum) if few is None else under_all_loads(env, asked, optimum)
+        optimum = placed_optimum(exact, optimum, plain_space)
     if optimum.choice is None:
         return _without_plan(problem, asked, optimum, size, closed)
     value, bound = in_unit(problem, objective, optimum.value), in_unit(problem, objective, optimum.bound)
@@ -232,8 +239,8 @@ def search(
     left = replace(limits, seconds=start + limits.seconds - time.monotonic())
     try:
         if not details or left.seconds <= 0:
-            return replace(plain, alternatives=alternatives(asked, problem, optimum, top))
-        return _detailed(plain, asked, top, left, progress)
+            return replace(plain, alternatives=alternatives(env, asked, problem, optimum, top))
+        return _detailed(plain, env, asked, top, left, progress)
     except KeyboardInterrupt:
         return replace(plain, interrupted=True)
 
@@ -254,7 +261,7 @@ def _without_plan(problem: Problem, asked: Search, optimum: Optimum, size: str, 
 def placed(problem: Problem, rule: str = RULE) -> Problem:
     """The problem with expert placements found for its space, where its loads are unequal and its placements open."""
     env = setting(problem.model, problem.workload, problem.cluster)
-    if not open_to_search(env, problem.space):
+    if problem.space.layout or not open_to_search(env, problem.space):
         return problem
     spaces = (with_placements(env, space) for space in (problem.space, problem.unrestricted))
     return replace(problem, space=next(spaces), unrestricted=next(spaces), restrictions=(*problem.restrictions, rule))
@@ -271,15 +278,16 @@ def priced_space(problem: Problem, objectives: Sequence[Name], limits: Limits) -
     return space_search(env, problem.space, objectives[0], limits)
 
 
-def _detailed(plain: Result, asked: Search, top: int, limits: Limits, progress: Progress | None) -> Result:
+def _detailed(plain: Result, env: Setting, asked: Search, top: int, limits: Limits, progress: Progress | None) -> Result:
     """The answer with what a reader asks next: other plans, every decision, the hand-designed plans, replicas open; the
     last of them are left out where the time limit comes first.
     """
-    problem, optimum, objective, env = plain.problem, plain.optimum, plain.objective, asked.env
+    problem, optimum, objective = plain.problem, plain.optimum, plain.objective
     say = progress or (lambda text: None)
     end, found = time.monotonic() + limits.seconds, dict[str, Any]()
-    say(f"optimum {optimum.value:.6g} found and proven; enumerating decisions")
-    found["decisions"] = decisions(asked, problem, optimum)
+    if asked.env.workload == env.workload:
+        say(f"optimum {optimum.value:.6g} found and proven; enumerating decisions")
+        found["decisions"] = decisions(asked, problem, optimum)
     if time.monotonic() < end:
         say("comparing with the hand-designed plans")
         names = problem.plans
@@ -287,7 +295,7 @@ def _detailed(plain: Result, asked: Search, top: int, limits: Limits, progress: 
     if time.monotonic() < end:
         found["unrestricted"] = unrestricted(problem, env, objective, limits, optimum)
     if time.monotonic() < end:
-        found["alternatives"] = alternatives(asked, problem, optimum, top)
+        found["alternatives"] = alternatives(env, asked, problem, optimum, top)
     return replace(plain, **found)
 
 
@@ -298,12 +306,12 @@ def in_unit(problem: Problem, objective: Name, seconds: float) -> float:
     return problem.workload.batch * problem.workload.query_length / seconds
 
 
-def alternatives(asked: Search, problem: Problem, optimum: Optimum, top: int) -> tuple[Alternative, ...]:
+def alternatives(env: Setting, asked: Search, problem: Problem, optimum: Optimum, top: int) -> tuple[Alternative, ...]:
     """The best plans of the next best branches (replicas, micro-batches), at most `top` - 1."""
     if top <= 1 or optimum.choice is None:
         return ()
     found = sorted(asked.branch_optima(skip=(optimum.choice.replicas, optimum.choice.micro_batches)), key=lambda pair: pair[0])
-    return tuple(Alternative(choice, evaluate(asked.env, problem.sizes, choice)) for _, choice in found[: top - 1])
+    return tuple(Alternative(choice, evaluate(env, problem.sizes, choice)) for _, choice in found[: top - 1])
 
 
 def unrestricted(

@@ -122,8 +122,15 @@ def refined(env: Setting, space: SearchSpace, choice: Choice) -> SearchSpace | N
             domain = replace(domain, placement=tuple(dict.fromkeys((stage.experts.placement, *faster))))
             tried = tried or bool(faster)
         pins.append((stage, domain))
-    if not tried:
-        return None
+    return _held_space(space, choice, pins) if tried else None
+
+
+def alone(space: SearchSpace, choice: Choice) -> SearchSpace:
+    """The space that holds one choice."""
+    return _held_space(space, choice, [(stage, _held(stage)) for stage in choice.stages])
+
+
+def _held_space(space: SearchSpace, choice: Choice, pins: Sequence[tuple[StageChoice, ExpertDomain]]) -> SearchSpace:
     layout = tuple(StagePin(stage.layers, stage.devices, _grid(stage), (stage.mlp_ways,), domain) for stage, domain in pins)
     return replace(
         space, replicas=(choice.replicas,), micro_batches=(choice.micro_batches,), in_flight=(choice.in_flight,),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from planner.evaluate.setting import Setting, setting
 from planner.solve.answer import Optimum
-from planner.solve.experts.options import refined
+from planner.solve.experts.lighter import floor_workload
+from planner.solve.experts.options import alone, refined
 from planner.solve.optimum import SpaceSearch
 from search_spaces.space import SearchSpace
 
@@ -24,6 +26,20 @@ def placed_optimum(asked: SpaceSearch, optimum: Optimum, plain: SearchSpace) -> 
         interrupted = True
     bound = min(optimum.bound, better.value, any_placement_floor(asked, plain))
     return replace(better, bound=bound, complete=False, interrupted=interrupted)
+
+
+def under_all_loads(env: Setting, asked: SpaceSearch, optimum: Optimum) -> tuple[SpaceSearch, Optimum]:
+    """A search under all loads, of the plan alone that was found under a few of them, and its optimum; where that plan does not
+    fit under all, of the whole space. What was proven under a few loads is not: the bound is still that of nothing.
+    """
+    if optimum.choice is None:
+        return asked, optimum
+    search = SpaceSearch(env, alone(asked.space, optimum.choice), asked.objective, asked.limits)
+    own = search.run(prove=False)
+    if own.choice is None:
+        search = SpaceSearch(env, asked.space, asked.objective, asked.limits)
+        return search, search.run()
+    return search, replace(optimum, choice=own.choice, value=own.value, bound=own.value)
 
 
 def with_better_placements(asked: SpaceSearch, optimum: Optimum) -> Optimum:
@@ -56,5 +72,6 @@ def any_placement_floor(asked: SpaceSearch, space: SearchSpace) -> float:
 
 
 def _any_placement(asked: SpaceSearch, space: SearchSpace) -> SpaceSearch:
-    env = replace(asked.env, any_placement=True, rooms=None)
-    return SpaceSearch(env, space, asked.objective, asked.limits)
+    own = asked.env
+    least = setting(own.model, floor_workload(own.workload), own.cluster, own.pricer)
+    return SpaceSearch(replace(least, any_placement=True, rooms=None), space, asked.objective, asked.limits)
