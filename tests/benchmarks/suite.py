@@ -19,9 +19,9 @@ import resource
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +212,8 @@ def history(label: str, found: list[dict[str, Any]], known: dict[str, float]) ->
     ratio = math.exp(sum(math.log(new / old) for new, old in pairs) / len(pairs)) if pairs else 1.0
     proven = sum(facts["status"] in ("optimal", "infeasible") for facts in found)
     peak = max((facts.get("peak_mb", 0.0) for facts in found), default=0.0)
-    name = f"{version('parallelism-planner')}, {label}"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    name = f"{project['version']}, {label}"
     return f"| {name} | {proven} of {len(found)} | {ratio:.2f} over {len(pairs)} | {peak:.0f} |"
 
 
