@@ -82,7 +82,7 @@ class Pricer:
         elif op.attention is not None:
             a = op.attention
             found = source.attention(
-                a.batch, a.heads, a.kv_heads, a.q_len, a.kv_len, a.qk_dim, a.v_dim, a.causal, op.dtype, None, a.shared_kv
+                a.batch, a.heads, a.kv_heads, a.q_len, a.kv_len, a.qk_dim, a.v_dim, a.causal, op.dtype, a.kv_dtype, a.shared_kv
             )
             if op.kind == Kind.ATTENTION_BACKWARD:
                 found = backward_attention(found, a.qk_dim, a.v_dim)

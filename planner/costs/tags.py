@@ -23,7 +23,7 @@ def source_of(pricer: Pricer, op: Op, row: int, kind: str, shape: GroupShape | N
         return source.source_of("stream")
     a = op.attention
     sizes = tuple(_at(size, row) for size in (a.batch, a.heads, a.kv_heads, a.q_len, a.kv_len, a.qk_dim, a.v_dim))
-    kernel = AttentionClass.of(sizes[3], a.causal, a.shared_kv, op.dtype, None)
+    kernel = AttentionClass.of(sizes[3], a.causal, a.shared_kv, op.dtype, a.kv_dtype)
     found = source.source_of(kernel.family, op.dtype, sizes, kernel)
     return EXTRAPOLATED if found == MEASURED and op.kind != Kind.ATTENTION else found
 

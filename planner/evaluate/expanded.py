@@ -95,7 +95,7 @@ class _Prices:
             return float(price(m, k, n, batch, dtype))
         if a is not None:
             found = source.attention(
-                a.batch, a.heads, a.kv_heads, a.q_len, a.kv_len, a.qk_dim, a.v_dim, a.causal, dtype, None, a.shared_kv
+                a.batch, a.heads, a.kv_heads, a.q_len, a.kv_len, a.qk_dim, a.v_dim, a.causal, dtype, a.kv_dtype, a.shared_kv
             )
             return float(backward_attention(found, a.qk_dim, a.v_dim) if kind == Kind.ATTENTION_BACKWARD else found)
         return float(source.elementwise(moved))

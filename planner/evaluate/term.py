@@ -36,7 +36,8 @@ def op_term(op: Op, row: int, kind: str, shape: GroupShape | None) -> str:
         a = op.attention
         sizes = [_at(s, row) for s in (a.batch, a.heads, a.kv_heads, a.q_len, a.kv_len, a.qk_dim, a.v_dim)]
         flags = (["causal=1"] if a.causal else []) + (["shared_kv=1"] if a.shared_kv else [])
-        return _call("Attention", sizes, [*flags, *_dtype(op.dtype), *_gpu(kind)])
+        cache = [] if a.kv_dtype is None else [f"kv_dtype={a.kv_dtype}"]
+        return _call("Attention", sizes, [*flags, *_dtype(op.dtype), *cache, *_gpu(kind)])
     if op.kind in COLLECTIVES and shape is not None:
         fields = [f"{name}={_number(int(np.asarray(getattr(shape, name))))}" for name in GroupShape.__slots__]
         return _call(COLLECTIVE_NAMES[op.kind], [_at(op.bytes, row)], fields)
@@ -112,7 +113,8 @@ def functions(pricer: Pricer) -> dict[str, Function]:
 
     def attention(plain: list[Value], named: dict[str, Value]) -> float:
         b, h, kv, q, length, qk, v = (float(x) for x in plain)
-        flags = bool(named.get("causal", 0)), str(named.get("dtype", "bf16")), None, bool(named.get("shared_kv", 0))
+        cache = str(named["kv_dtype"]) if "kv_dtype" in named else None
+        flags = bool(named.get("causal", 0)), str(named.get("dtype", "bf16")), cache, bool(named.get("shared_kv", 0))
         return float(source(named).attention(b, h, kv, q, length, qk, v, *flags))
 
     def memory(plain: list[Value], named: dict[str, Value]) -> float:

@@ -262,13 +262,15 @@ def _dims(ctx: RoleContext, spec: Attention, rows: AttentionRows, s: _Shape, par
     elif limit < keys:
         causal = False
     kv_len = share(limit, parts, 0)
+    cache = ctx.kv_dtype if ctx.workload.phase == "decode" and ctx.kv_dtype != ctx.dtype else None
     if spec.kind == "mla" and ctx.workload.phase == "decode":
         one = np.ones_like(rows.heads)
         return AttentionDims(
-            sequences, rows.heads, one, q_len, kv_len, spec.kv_lora_rank + spec.rope_dim, spec.kv_lora_rank, False, True
-        )
+            sequences, rows.heads, one, q_len, kv_len, spec.kv_lora_rank + spec.rope_dim, spec.kv_lora_rank, False, True,
+            cache,
+        )  # fmt: skip
     kv_heads = rows.heads if spec.kind == "mla" else rows.kv_heads
-    return AttentionDims(sequences, rows.heads, kv_heads, q_len, kv_len, s.qk, s.v, causal)
+    return AttentionDims(sequences, rows.heads, kv_heads, q_len, kv_len, s.qk, s.v, causal, kv_dtype=cache)
 
 
 def _segmented(ctx: RoleContext, spec: Attention, rows: AttentionRows, s: _Shape) -> Iterator[Op]:

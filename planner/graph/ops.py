@@ -154,7 +154,9 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class AttentionDims:
-    """A fused attention kernel: `batch` sequences x `heads` query heads, q_len x kv_len, dims per head."""
+    """A fused attention kernel: `batch` sequences x `heads` query heads, q_len x kv_len, dims per head; the cache that decode
+    reads is stored as `kv_dtype` (None: as the queries).
+    """
 
     batch: Size
     heads: Size
@@ -165,6 +167,7 @@ class AttentionDims:
     v_dim: Size
     causal: bool = False
     shared_kv: bool = False
+    kv_dtype: str | None = None
 
     @property
     def flops(self) -> NDArray[np.float64]:

@@ -76,7 +76,7 @@ def _cell(
 def _dims(dims: AttentionDims, place: int) -> AttentionDims:
     batch, heads, kv_heads = (_at(size, place) for size in (dims.batch, dims.heads, dims.kv_heads))
     q_len, kv_len, qk, v = (_at(size, place) for size in (dims.q_len, dims.kv_len, dims.qk_dim, dims.v_dim))
-    return AttentionDims(batch, heads, kv_heads, q_len, kv_len, qk, v, dims.causal, dims.shared_kv)
+    return AttentionDims(batch, heads, kv_heads, q_len, kv_len, qk, v, dims.causal, dims.shared_kv, dims.kv_dtype)
 
 
 def piece_at(tensor: Tensor, place: int) -> Piece:

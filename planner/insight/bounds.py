@@ -30,7 +30,7 @@ HUGE = 2.0**30
 LOOSE = 1 + 1e-6
 """How far a bound is loosened for what HUGE leaves over."""
 
-Family = tuple[str, str, float, float, bool, bool]
+Family = tuple[str, str, float, float, bool, bool, str | None]
 """What the rate of an operator depends on: kind, dtype, dims of its keys and values, whether K and V are shared, one query."""
 
 
@@ -81,10 +81,10 @@ def required(env: Setting, sizes: Sizes) -> tuple[dict[Family, float], dict[Fami
 
 def _family(op: Op) -> Family:
     if op.attention is None:
-        return (op.kind.value, op.dtype, 1.0, 1.0, False, False)
+        return (op.kind.value, op.dtype, 1.0, 1.0, False, False, None)
     a = op.attention
     widths = float(np.max(a.qk_dim)), float(np.max(a.v_dim))
-    return (op.kind.value, op.dtype, *widths, a.shared_kv, bool(np.max(a.q_len) == 1))
+    return (op.kind.value, op.dtype, *widths, a.shared_kv, bool(np.max(a.q_len) == 1), a.kv_dtype)
 
 
 def _read_bytes(env: Setting, op: Op, weights: bool) -> float:
@@ -94,7 +94,7 @@ def _read_bytes(env: Setting, op: Op, weights: bool) -> float:
         if env.workload.phase != "decode":
             return 0.0
         width = np.asarray(a.qk_dim) if a.shared_kv else np.asarray(a.qk_dim) + a.v_dim
-        return float(np.max(np.asarray(a.batch) * a.kv_heads * a.kv_len * width)) * dtype_bytes(op.dtype)
+        return float(np.max(np.asarray(a.batch) * a.kv_heads * a.kv_len * width)) * dtype_bytes(a.kv_dtype or op.dtype)
     return float(np.max(np.asarray(op.batch) * op.k * op.n)) * dtype_bytes(op.dtype) if weights else 0.0
 
 
@@ -121,25 +121,25 @@ def _best_rate(env: Setting, pricer: Pricer, kind: str, family: Family, resource
     found = rate(pricer.sources[kind], family)
     if family[0] != Kind.ATTENTION:
         return found
-    return max(found, rate(pricer.sources[kind], (Kind.MATMUL.value, env.model.dtype, 1.0, 1.0, False, False)))
+    return max(found, rate(pricer.sources[kind], (Kind.MATMUL.value, env.model.dtype, 1.0, 1.0, False, False, None)))
 
 
 def _flop_rate(source: GetTime, family: Family) -> float:
-    kind, dtype, qk, v, shared, one_query = family
+    kind, dtype, qk, v, shared, one_query, cache = family
     if kind == Kind.ATTENTION:
         q, batch = (1.0, HUGE) if one_query else (HUGE, 1.0)
-        seconds = source.attention(batch, HUGE, 1.0, q, HUGE, qk, v, False, dtype, None, shared)
+        seconds = source.attention(batch, HUGE, 1.0, q, HUGE, qk, v, False, dtype, cache, shared)
         return 2.0 * batch * HUGE * q * HUGE * (qk + v) / float(seconds)
     product = source.grouped if kind == Kind.GROUPED else source.get_time
     return 2.0 * HUGE**3 / float(product(HUGE, HUGE, HUGE, 1, dtype))
 
 
 def _byte_rate(source: GetTime, family: Family) -> float:
-    kind, dtype, qk, v, shared, _ = family
+    kind, dtype, qk, v, shared, _, cache = family
     if kind == Kind.ATTENTION:
         width = qk if shared else qk + v
-        seconds = source.attention(HUGE, 1.0, 1.0, 1.0, HUGE, qk, v, False, dtype, None, shared)
-        return HUGE * HUGE * width * dtype_bytes(dtype) / float(seconds)
+        seconds = source.attention(HUGE, 1.0, 1.0, 1.0, HUGE, qk, v, False, dtype, cache, shared)
+        return HUGE * HUGE * width * dtype_bytes(cache or dtype) / float(seconds)
     product = source.grouped if kind == Kind.GROUPED else source.get_time
     return HUGE * HUGE * dtype_bytes(dtype) / float(product(1.0, HUGE, HUGE, 1, dtype))
 

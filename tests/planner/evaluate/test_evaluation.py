@@ -14,9 +14,10 @@ from planner.evaluate.setting import Setting, setting
 from planner.evaluate.term import evaluate_expression
 from planner.models import load_model
 from planner.problem import library_names, load_problem
+from planner.problem.sizes import sizes_of
 from planner.solve.optimum import SpaceSearch
-from planner.workload import Workload
-from search_spaces.stages import Choice
+from planner.workload import Workload, load_workload
+from search_spaces.stages import Choice, StageChoice
 from tests.oracle import random_problem
 
 
@@ -128,3 +129,17 @@ def test_bad_expressions_are_refused(text: str) -> None:
     """One clear message, never a traceback of another kind."""
     with pytest.raises(InputError):
         evaluate_expression(text, PRICER)
+
+
+def test_decode_reads_its_cache_as_it_is_stored() -> None:
+    model, cluster = load_model("llama-3.1-8b"), load_cluster("1x1-h100")
+
+    def seconds(extra: str) -> float:
+        workload = load_workload(f"decode:batch=64,context=16384{extra}")
+        sizes = sizes_of(model, workload, cluster)
+        choice = Choice(1, 1, (StageChoice(len(model.layers), (0,)),))
+        found = evaluate(setting(model, workload, cluster), sizes, choice)
+        assert evaluate_expression(found.expression, Pricer(cluster)) == pytest.approx(found.latency_s, rel=1e-9)
+        return found.latency_s
+
+    assert seconds(",kv_dtype=fp8") < 0.7 * seconds("")
