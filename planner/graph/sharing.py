@@ -77,6 +77,12 @@ def key_sharers(partition: AttentionPartition, spec: Attention) -> int:
     return sharers if sharers > 1 and not rest and len(set(heads)) == 1 and not spec.heads % tensor else tensor
 
 
+def even_keys(partition: AttentionPartition, spec: Attention) -> bool:
+    """Whether GPUs that need the same keys and values need all the same: then flat parts of their gradients fit together."""
+    sharers = key_sharers(partition, spec)
+    return sharers == 1 or sharers * spec.kv_heads == partition.head_groups * partition.dimension_segments
+
+
 def trainable(stage: StageChoice, where: str) -> None:
     """Refuse a stage whose gradients have no exchange here; `where` names it."""
     p, experts = stage.attention, stage.experts

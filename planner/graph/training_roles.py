@@ -17,7 +17,7 @@ from planner.graph.experts import Load, layer_loads, moe_device_rows
 from planner.graph.layouts import shard_tokens
 from planner.graph.ops import Op, Role, Shard, Tensor
 from planner.graph.rows import FfnRows
-from planner.graph.sharing import UNTRAINED, Sharing, sharing, trainable
+from planner.graph.sharing import UNTRAINED, Sharing, even_keys, sharing, trainable
 from planner.graph.trained import (
     Trained,
     trained_attention,
@@ -108,10 +108,15 @@ class TrainingRoles:
         return self._layer(self.ctx.model.layers[index], self._loads[index])
 
     def held(self, unit: Unit) -> Iterator[Held]:
-        """The weights of a unit that this stage owns and trains."""
+        """The weights of a unit that this stage owns and trains. A head that is one weight with the embedding goes with it: the
+        embedding's gradients come last.
+        """
         layer = None if unit.layer is None else self.ctx.model.layers[unit.layer]
-        for trained in unit.roles:
+        tied = self._head if self.tied_here and unit.roles == (self._entry,) else None
+        for trained in (*unit.roles, *([] if tied is None else [tied])):
             for op in trained.forward.ops:
+                if self.tied_here and (op.name == "lm_head") != (trained is tied) and trained in (tied, self._head):
+                    continue
                 for shard in op.weights:
                     if shard.name not in UNTRAINED:
                         yield Held(op, shard, sharing(self.stage, layer, shard.name))
@@ -146,6 +151,9 @@ class TrainingRoles:
     def _layer_roles(self, layer: Layer, load: Load) -> tuple[Trained, ...]:
         if layer.parallel_residual:
             raise InputError("model.parallel_residual", True, "false: training of parallel residuals is not planned yet")
+        if self.training.zero and not even_keys(self.stage.attention, layer.attention):
+            allowed = "0 where head groups share some of their keys and values, but not all: flat shards of these do not add up"
+            raise InputError("training.zero", self.training.zero, allowed)
         rows = attention_device_rows(self.stage, layer.attention, self.sequences, False)
         attention = trained_attention(self.ctx, layer, signature_of(self.stage.attention, "prefill"), rows)
         if layer.ffn.kind == "dense":

@@ -11,6 +11,7 @@ from planner.cluster import Cluster
 from planner.clusters import load_cluster
 from planner.costs.pricer import Pricer
 from planner.evaluate.setting import Setting
+from planner.graph.sharing import even_keys
 from planner.model import Attention, Ffn, Indexer, Layer, ModelSpec
 from planner.problem.sizes import sizes_of
 from planner.workload import Workload, load_workload
@@ -119,11 +120,13 @@ def trained_cases(draw, equal: bool = False) -> Trained:
                               sequence_parallel=tensor > 1 and draw(st.booleans()))  # fmt: skip
     stages = draw(st.sampled_from([s for s in (1, 2) if s <= len(model.layers) and s * part.ways <= 8]))
     replicas = draw(st.sampled_from([r for r in (1, 2) if r * stages * part.ways <= 8]))
+    zero = draw(st.integers(0, 3))
+    assume(not zero or even_keys(part, spec))
     schedule = draw(st.sampled_from(("gpipe", "1f1b", "interleaved", "zb_h1"))) if stages > 1 else "1f1b"
     virtual = 2 if schedule == "interleaved" and len(model.layers) >= 2 * stages else 1
     schedule = "1f1b" if schedule == "interleaved" and virtual == 1 else schedule
     training = TrainingChoice(schedule, virtual, draw(st.sampled_from(("none", "selective", "full"))),
-                              draw(st.integers(0, 3)), draw(st.booleans()))  # fmt: skip
+                              zero, draw(st.booleans()))  # fmt: skip
     micro = draw(st.sampled_from((2, 4)))
     form = draw(st.sampled_from(("local", "dispatch"))) if part.ways > 1 else "local"
     ways = draw(st.sampled_from([w for w in (1, 2) if part.ways % w == 0 and part.ways > 1])) if part.ways > 1 else 1

@@ -78,7 +78,14 @@ Brought = Sequence[tuple[Site, Value]]
 def exchange(members: Members, arrived: Sequence[Mapping[Name, list[Value]]]) -> list[Value]:
     """Gradients of weights, by layer and name, added up over all members; after a reduce-scatter each has its flat part."""
     node = members[0].node
-    names = list(dict.fromkeys(_canonical(name, node) for own in arrived for name in own if _meant(members[0], name)))
+    names = list(
+        dict.fromkeys(
+            _canonical(name, node)
+            for own in arrived
+            for name in own
+            if _meant(members[0], name) and _brought(members[0], own, _canonical(name, node)) is not None
+        )
+    )
     found: list[dict[str, Value]] = [{} for _ in members]
     for name in names:
         fresh = [_brought(site, own, name) for site, own in zip(members, arrived, strict=True)]
