@@ -22,6 +22,7 @@ from planner.graph.trained import (
     trained_attention,
     trained_embedding,
     trained_head,
+    trained_leave,
     trained_mlp,
     trained_moe,
     trained_receive,
@@ -117,6 +118,7 @@ class StageParts:
 
     layers: tuple[Part, ...]
     receive: Part
+    leave: Part
     embedding: Part | None
     head: Part | None
 
@@ -176,13 +178,14 @@ class _Pricing:
         layers = [self._layer(kind) for kind in self.env.kinds]
         ctx, ends = self.env.context, self._vocab_rows()
         receive = self._ends(lambda at: trained_receive(ctx, _rows(self._ffn_rows(), at)))
+        leave = self._ends(lambda at: trained_leave(ctx, _rows(self._ffn_rows(), at)))
         nothing: list[Part | None] = [None] * len(self.cases)
         embedding = self._ends(lambda at: trained_embedding(ctx, _rows(ends, at))) if self.env.has_embedding else nothing
         head = self._ends(lambda at: trained_head(ctx, _rows(ends, at))) if self.env.has_head else nothing
         found = []
-        for i, own in enumerate(receive):
-            assert own is not None
-            found.append(StageParts(tuple(layer[i] for layer in layers), own, embedding[i], head[i]))
+        for i, (own, out) in enumerate(zip(receive, leave, strict=True)):
+            assert own is not None and out is not None
+            found.append(StageParts(tuple(layer[i] for layer in layers), own, out, embedding[i], head[i]))
         return found
 
     def _layer(self, layer: LayerKind) -> list[Part]:

@@ -74,7 +74,9 @@ def _pieces(env: Setting, parts: StageParts, kinds: Sequence[int], first: bool, 
         pieces.insert(0, (parts.receive, 1))
     elif parts.embedding is not None:
         pieces.insert(0, (parts.embedding, 1))
-    if last and parts.head is not None:
+    if not last:
+        pieces.append((parts.leave, 1))
+    elif parts.head is not None:
         tied = first and env.model.tied_embeddings
         pieces.append((Part(parts.head.passes) if tied else parts.head, 1))
     return pieces

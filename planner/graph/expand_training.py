@@ -112,7 +112,7 @@ class _Step:
         held = pass_.forward(held) if work.kind == "forward" else pass_.backward(held, last)
         self.busy[stage] = pass_.after
         if work.kind != "weights":
-            self._hand_over(stage, work, held, pass_.after)
+            self._hand_over(stage, work, held, pass_.passed or pass_.after)
 
     def _hand_over(self, stage: int, work: Work, held: Tensors, after: list[Wait]) -> None:
         """Activations go to the next stage, gradients to the one before: in slices, one after another on their way."""
@@ -173,6 +173,7 @@ class _Pass:
         self.devices = self.roles.stage.attention_devices
         self.key = stage, work.micro_batch, work.chunk
         self.start = list(after)
+        self.passed: list[Wait] = []  # what a hand-over waits for, where the pass is not over then
         self.done: list[list[Wait]] = []  # of every unit so far, in the order in which they run
         self.waits: list[list[Wait]] = []  # for gathered weights
         self.full = self.training.recompute == "full"
@@ -221,6 +222,8 @@ class _Pass:
             if reduces and (self.training.overlap or self.training.zero == 3):
                 ends = self.exchange.reduce([unit], self._place(unit), self.after)
                 self.after = self.after if self.training.overlap else [*self.after, *ends]
+        if self.training.zero < 2:  # the gradient goes on before the stage's own are reduced
+            self.passed = self.after
         if reduces and not self.training.overlap and self.training.zero < 3:
             units = self.units if self.training.zero == 2 else self.exchange.units
             self.after = [*self.after, *self.exchange.reduce(units, self._place(None), self.after)] if units else self.after

@@ -48,7 +48,7 @@ def test_gradients_are_those_of_the_unsplit_model(case):
     assert [f.code for f in found.findings] == ["NUM002"] and found.max_abs_error <= found.tolerance
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(trained_cases())
 def test_every_training_plan_computes_the_gradients(case):
     found = run(case)
