@@ -16,11 +16,13 @@ from planner.check.prices import Context, check_prices
 from planner.check.shapes import check_shapes
 from planner.check.shards import check_shards
 from planner.check.structure import check_structure
+from planner.check.training import check_training
 from planner.evaluate.capacity import over_capacity, stage_total
 from planner.evaluate.setting import Setting
 from planner.evaluate.training import StepPricing
 from planner.evaluate.training_stage import training_stages
 from planner.graph.expand import expand
+from planner.graph.expand_training import expand_training
 from planner.graph.nodes import Graph
 from planner.units import show_bytes
 from search_spaces.sizes import Sizes
@@ -33,7 +35,10 @@ def check_choice(env: Setting, sizes: Sizes, choice: Choice) -> tuple[Finding, .
     if errors(found):
         return tuple(found)
     if choice.training is not None:
-        return (*found, *_training_memory(env, sizes, choice))
+        graph = expand_training(
+            env.model, env.workload, sizes, choice, layers=_layer_of_each_kind(env, choice), micro_batches=2
+        )
+        return (*found, *check_training(env, sizes, choice, graph), *_training_memory(env, sizes, choice))
     found += check_graph(env, sizes, choice, sample_graph(env, sizes, choice))
     return (*found, *_sums(choice), *_memory(env, sizes, choice))
 
@@ -62,12 +67,17 @@ def check_graph(env: Setting, sizes: Sizes, choice: Choice, graph: Graph, comple
 
 def sample_graph(env: Setting, sizes: Sizes, choice: Choice) -> Graph:
     """One micro-batch through one layer of each kind per stage: equal layers and micro-batches repeat what it shows."""
+    return expand(env.model, env.workload, sizes, choice, layers=_layer_of_each_kind(env, choice), micro_batches=1)
+
+
+def _layer_of_each_kind(env: Setting, choice: Choice) -> list[int]:
+    """Of every stage one layer of each kind."""
     layers, start = [], 0
     for stage in choice.stages:
         kinds = env.kind_of_layer[start : start + stage.layers]
         layers += [start + kinds.index(kind) for kind in dict.fromkeys(kinds)]
         start += stage.layers
-    return expand(env.model, env.workload, sizes, choice, layers=layers, micro_batches=1)
+    return layers
 
 
 def _sums(choice: Choice) -> Iterator[Finding]:
