@@ -11,6 +11,7 @@ from planner.check.findings import errors
 from planner.check.training import check_training
 from planner.graph.expand_training import expand_training
 from planner.graph.nodes import Graph
+from search_spaces.attention import AttentionPartition
 from search_spaces.training import TrainingChoice
 from tests.planner.plans import MOE
 from tests.planner.trained import trained, trained_cases
@@ -55,7 +56,7 @@ def test_a_shard_of_another_size_is_found():
 
 
 def test_two_exchanges_at_once_are_found():
-    case = trained(ffn=MOE, replicas=2)
+    case = trained(ffn=MOE, part=AttentionPartition(2, batch_parts=2), replicas=2)
     graph = graph_of(case)
     names = {node.id for node in graph.nodes if node.role == "exchange"}
     edges = tuple(edge for edge in graph.edges if not (edge.src in names and edge.dst in names))
