@@ -10,7 +10,7 @@ from typing import Any
 
 from planner.check.claims import Claim, Judgement, Subject, claim_findings, claims_of, judge, read_claims
 from planner.check.findings import Finding, errors
-from planner.check.run import NOT_RUN, NumericRun, run_choice
+from planner.check.run import NOT_RUN, NumericRun, run_choice, run_training
 from planner.check.structure import check_structure
 from planner.check.validate import check_choice
 from planner.errors import InputError, PlannerError, unknown_name
@@ -153,7 +153,8 @@ def validate(
     found = tuple(check_choice(chosen.env, sizes, choice))
     sound = not errors(check_structure(sizes, choice))
     stated = _claims_about(chosen, sets, claims)
-    numeric = run_choice(chosen.env, sizes, choice) if run and sound else NOT_RUN
+    execute = run_choice if choice.training is None else run_training
+    numeric = execute(chosen.env, sizes, choice) if run and sound else NOT_RUN
     judgements = judge_claims(chosen, stated) if sound else ()
     return Validation((*found, *numeric.findings, *claim_findings(judgements)), numeric, judgements)
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.evaluate.setting import Setting
-from planner.graph.expand import handover_bytes
+from planner.graph.handover import handover_bytes
 
 TOKEN_ID_BYTES = 4
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from planner.graph.context import RoleContext
+from planner.graph.expand_training import expand_training
+from planner.graph.handover import handover_bytes
 from planner.graph.nodes import Graph, Transfer
 from planner.graph.ops import Role
 from planner.graph.stage_roles import StageRoles
@@ -34,8 +36,11 @@ def expand(
     """The expanded graph of the first replica.
 
     `layers` keeps only those layers (by index in the model), `micro_batches` only the first few; without `ends` there
-    is neither embedding, head nor hand-over between stages. `steps` decode steps follow each other.
+    is neither embedding, head nor hand-over between stages. `steps` decode steps follow each other. Of a training plan: the
+    graph of an optimizer step (`expand_training`).
     """
+    if choice.training is not None:
+        return expand_training(model, workload, sizes, choice, layers=layers, micro_batches=micro_batches, ends=ends)
     ctx, weaver = RoleContext(model, workload), Weaver()
     count = min(micro_batches or choice.micro_batches, choice.micro_batches)
     stages = [StageRoles(ctx, sizes, choice, index) for index in range(len(choice.stages))]
@@ -45,13 +50,6 @@ def expand(
     else:
         _Pipeline(weaver, stages, kept, ends).run(count, steps if workload.phase == "decode" else 1)
     return weaver.graph()
-
-
-def handover_bytes(ctx: RoleContext, senders: int, receivers: int, tokens: int) -> tuple[float, float]:
-    """Bytes that a GPU of the sending stage sends, and one of the receiving stage gets, for one micro-batch."""
-    slices = min(senders, receivers)
-    amount = float(ctx.tensor("", -(-tokens // slices), ctx.model.hidden).bytes)
-    return amount * slices / senders, amount * slices / receivers
 
 
 class _Pipeline:

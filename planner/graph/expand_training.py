@@ -9,7 +9,7 @@ from planner.errors import InputError
 from planner.graph.chunks import next_work, work_order
 from planner.graph.context import RoleContext
 from planner.graph.exchange import Exchange, step_end, tie
-from planner.graph.expand import handover_bytes
+from planner.graph.handover import handover_bytes
 from planner.graph.nodes import Graph, Transfer
 from planner.graph.ops import Role
 from planner.graph.schedule import Work
