@@ -27,6 +27,7 @@ from planner.report.serving import serving_sections
 from planner.report.show import count, objective_value, plain, safe_name, seconds
 from planner.report.words import plan_words
 from planner.search import Result
+from planner.solve.decisions import MOST_GPUS, enumerated
 from planner.solve.objective import INF, TIE_RULE, Caps
 
 HEADLINE = "{name}: {value}, {status} (bound {bound}, gap {gap:.2g}), {used} of {devices} GPUs"
@@ -184,6 +185,8 @@ def _comparisons(result: Result) -> Iterator[Section]:
         yield Section("With the number of replicas open", (Text(unrestricted_text(result)),))
     if result.decisions:
         yield Section("Every decision", decision_blocks(result))
+    elif not enumerated(result.problem.space):
+        yield Section("Every decision", (Text(f"Not enumerated on clusters of more than {MOST_GPUS} GPUs."),))
 
 
 def question(result: Result) -> str:

@@ -264,9 +264,9 @@ class PricedSpace:
         work = (seconds * floor.widths[:, None]).min(axis=0, initial=np.inf)
         return (float(layers @ chain), float(layers @ work)) if np.isfinite(chain).all() else None
 
-    def fastest(self, block: int, sequences: int) -> tuple[Array, tuple[float, float]]:
+    def fastest(self, block: int, sequences: int, pin: Pin | None) -> tuple[Array, tuple[float, float]]:
         """Least seconds of one layer of each kind [K], and of embedding and head, on the best site of a block."""
-        return self._least_seconds(block, sequences, None), self._end_seconds(block, sequences)
+        return self._least_seconds(block, sequences, pin), self._end_seconds(block, sequences)
 
     def _end_seconds(self, block: int, sequences: int) -> tuple[float, float]:
         """Least seconds of the embedding, and of the head, on the best site; 0 where the model has none."""

@@ -97,7 +97,7 @@ class Branch:
                 seconds[:, first, at], option[:, first, at], over[:, first, at] = done[slot.block, slot.site]
         return StageArrays(seconds, option, over)
 
-    def floors(self) -> Array:
+    def floors(self, pin: Pin | None = None) -> Array:
         """Lower bound of the seconds of stages of each width on every interval row [D, I]: the fastest option of each layer."""
         spans, spots = self.priced.spans[0], self.priced.spots
         found = np.full((len(self.widths), spans.first.size), np.inf)
@@ -105,7 +105,7 @@ class Branch:
             slots = (self.slot(first, width) for _, first in spots.places[spots.widths.index(width)])
             for block in {slot.block for slot in slots if slot is not None}:
                 if self.priced.tables[block] is not None:
-                    layer, ends = self.priced.fastest(block, self.sequences)
+                    layer, ends = self.priced.fastest(block, self.sequences, pin)
                     own = np.where(spans.counts > 0, spans.counts * np.where(spans.counts > 0, layer, 0.0), 0.0).sum(axis=1)
                     found[at] = np.minimum(found[at], own + spans.first * ends[0] + spans.last * ends[1])
         return found

@@ -44,6 +44,7 @@ class Branches:
         self._arrays: dict[tuple[int, int], StageArrays] = {}
         self._runs: dict[tuple[int, int], RunTable] = {}
         self.floors: dict[tuple[int, int], float] = {}
+        self.bounds: dict[tuple[int, int], float] = {}
         self.apart_left: dict[tuple[int, int], float] = {}
 
     def asking(self, objective: Name, caps: Caps, seconds: float = np.inf) -> Self:
@@ -51,7 +52,7 @@ class Branches:
         if caps.memory_bytes != self.caps.memory_bytes:
             raise ValueError("another memory is another pricing")
         other = copy.copy(self)
-        other.objective, other.caps, other.floors = objective, caps, {}
+        other.objective, other.caps, other.floors, other.bounds = objective, caps, {}, {}
         other.limits = replace(self.limits, caps=caps, seconds=min(seconds, self.limits.seconds))
         return other
 
@@ -93,14 +94,14 @@ class Branches:
             self._runs[key] = RunTable(branch, branch.spots())
         return self._runs[key]
 
-    def promising(self, branch: Branch, asked: Asked) -> RunTable:
+    def promising(self, branch: Branch, asked: Asked, pin: Pin | None = None) -> RunTable:
         """The pipelines of a branch of a large cluster of those widths that some pipeline below the cutoff may have."""
         key = (branch.replicas, branch.micro_batches)
-        if key in self._runs or not np.isfinite(asked.cutoff):
-            return self.runs(branch)
-        floors = branch.floors()[:, None, :].repeat(self.priced.spots.most, axis=1)
+        if (key in self._runs and not pin) or not np.isfinite(asked.cutoff):
+            return self.runs(branch, pin)
+        floors = branch.floors(pin)[:, None, :].repeat(self.priced.spots.most, axis=1)
         plain = SpotArrays(floors, np.zeros(floors.shape, dtype=np.int64), np.zeros(floors.shape))
-        return RunTable(branch, branch.spots(some=RunTable(branch, plain).widths_below(asked)))
+        return RunTable(branch, branch.spots(pin, RunTable(branch, plain).widths_below(asked)))
 
     def weight(self, replicas: int, gpus: int) -> float:
         """What seconds are multiplied by: one, or the price per second of the GPUs in use."""
@@ -133,6 +134,15 @@ class Branches:
 
     def bound(self, branch: Branch, pin: Pin | None = None) -> float:
         """Closed-form lower bound of a branch's linear pipelines (see `planner.solve.bounds`)."""
+        key = (branch.replicas, branch.micro_batches)
+        if pin:
+            return self._closed_form(branch, pin)
+        if key not in self.bounds:
+            self.bounds[key] = self._closed_form(branch, None)
+        return self.bounds[key]
+
+    def _closed_form(self, branch: Branch, pin: Pin | None) -> float:
+        """The bound, computed."""
         most = self._most_ranks(branch)
         floor = self.priced.layer_floor(branch.sequences, pin, most)
         if not self.pays:

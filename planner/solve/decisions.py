@@ -13,11 +13,16 @@ from planner.solve.optimum import SpaceSearch
 from planner.solve.pin import Pin, pinned
 from search_spaces.attention import AttentionPartition, legal_grid
 from search_spaces.experts import ExpertPlacement
+from search_spaces.space import SearchSpace
 from search_spaces.stages import StageChoice
 
 Fields = dict[str, object]
 TIE = 1e-9
 MANY_LAYERS, FEW_STAGES = 32, 4
+MOST_GPUS = 512
+"""Decisions are enumerated on clusters of so many GPUs at most."""
+MOST_ON_LARGE = 1.25
+"""On a large cluster values are enumerated up to so many times the best, in seconds or dollars."""
 COUNTS = frozenset({"batch_parts", "context_parts", "tensor_ways"})
 
 
@@ -64,53 +69,62 @@ def runner_up(decisions: Sequence[Decision], best: float, most: float) -> Runner
     return RunnerUp(name, value.value, float(value.objective or 0.0), factor <= most)
 
 
+def enumerated(space: SearchSpace) -> bool:
+    """Whether a space is small enough to search it again for every value of every decision."""
+    return space.sizes.devices <= MOST_GPUS
+
+
 def decision_tables(search: SpaceSearch, optimum: Optimum) -> tuple[Decision, ...]:
     """A table for every decision of the space that has more than one value; `optimum` is the answer of the whole space."""
-    if search.space.layout or optimum.choice is None:
+    if search.space.layout or optimum.choice is None or not enumerated(search.space):
         return ()
+    most = MOST_ON_LARGE * optimum.value if search.space.regular else np.inf
     found = [
-        _branches(search, "replicas", 0),
-        _branches(search, "micro_batches", 1),
-        _stages(search),
-        *(Decision(name, tuple(_held(search, optimum, *value) for value in values)) for name, values in pins(search)),
+        _branches(search, "replicas", 0, most),
+        _branches(search, "micro_batches", 1, most),
+        _stages(search, most),
+        *(Decision(name, tuple(_held(search, optimum, most, *value) for value in values)) for name, values in pins(search)),
     ]
     return tuple(decision for decision in found if len(decision.values) > 1)
 
 
-def _branches(search: SpaceSearch, name: str, position: int) -> Decision:
+def _branches(search: SpaceSearch, name: str, position: int, most: float) -> Decision:
     """One row per replica or micro-batch count."""
     values = []
     for number in sorted({b[position] for b in search.space.branches}):
         some = [search.branch(r, m) for r, m in search.space.branches if (r, m)[position] == number]
-        values.append(_row(str(number), search.pinned_value({}, some)))
+        values.append(_row(str(number), search.pinned_value({}, some, most), most))
     return Decision(name, tuple(values))
 
 
-def _stages(search: SpaceSearch) -> Decision:
+def _stages(search: SpaceSearch, most: float) -> Decision:
     """One row per stage count; cost is not enumerated by it."""
     if search.objective == "cost":
         return Decision("stages", ())
     deep = search.sizes.layers > MANY_LAYERS
-    rows = [_row(str(count), value) for count, value in search.by_stage_count(FEW_STAGES if deep else None)]
+    values = search.by_stage_count(FEW_STAGES if deep else None, most)
+    rows = [_row(str(count), value, most) for count, value in values]
     if deep and rows:
         rows.append(DecisionValue(f"over {FEW_STAGES}", None, f"not enumerated for models of more than {MANY_LAYERS} layers"))
     return Decision("stages", tuple(rows))
 
 
-def _held(search: SpaceSearch, optimum: Optimum, label: str, pin: Pin) -> DecisionValue:
+def _held(search: SpaceSearch, optimum: Optimum, most: float, label: str, pin: Pin) -> DecisionValue:
     """One value held; where the best plan of all has it already, that is the answer."""
     if optimum.choice is not None and all(_has(stage, pin) for stage in optimum.choice.stages):
-        return _row(label, optimum.value)
-    return _row(label, search.pinned_value(pin))
+        return _row(label, optimum.value, most)
+    return _row(label, search.pinned_value(pin, most=most), most)
 
 
 def _has(stage: StageChoice, pin: Pin) -> bool:
     return bool(pinned([stage.attention], pin)[0] and pinned([FfnOption(stage.mlp_ways, stage.experts)], pin)[0])
 
 
-def _row(label: str, value: float) -> DecisionValue:
+def _row(label: str, value: float, most: float) -> DecisionValue:
     if np.isfinite(value):
         return DecisionValue(label, value)
+    if np.isfinite(most):
+        return DecisionValue(label, None, f"no plan with this value fits that is within {MOST_ON_LARGE:g} times the best")
     return DecisionValue(label, None, "no plan with this value fits the GPUs' memory and the rules of the space")
 
 

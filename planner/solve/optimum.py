@@ -128,7 +128,7 @@ class SpaceSearch(Branches):
         if most < 1:
             return []
         asked = self.question(branch, cutoff * (1 + 2 * SAME), most)
-        table = self.runs(branch, pin) if pin or stages is not None else self.promising(branch, asked)
+        table = self.promising(branch, asked, pin)
         optimum = (table if stages is None else table.of(stages)).optimum(asked)
         if optimum.path is None:
             return []
@@ -144,26 +144,29 @@ class SpaceSearch(Branches):
             self.floors[key] = max(self.floors.get(key, 0.0), min([cutoff, *(f.value for f in found)]) * (1 - 2 * SAME))
         return found
 
-    def pinned_value(self, pin: Pin, branches: list[Branch] | None = None) -> float:
-        """Least objective with some decisions held at a value on every stage (inf where no such plan fits)."""
-        best = np.inf
+    def pinned_value(self, pin: Pin, branches: list[Branch] | None = None, most: float = np.inf) -> float:
+        """Least objective below `most` with some decisions held at a value on every stage (inf where no such plan fits)."""
+        best, found = most, np.inf
         chosen = branches if branches is not None else [self.branch(r, m) for r, m in self.space.branches]
         if pin.get("form") != "separate":
-            for bound, _, branch in sorted((self.floor(b, pin), i, b) for i, b in enumerate(chosen)):
+            for bound, _, branch in sorted((self.floor(b), i, b) for i, b in enumerate(chosen)):
                 if bound >= best:
                     break
-                best = min([best, *(f.value for f in self._linear(branch, best, pin))])
+                if not pin or self.bound(branch, pin) < best:
+                    found = min([found, *(f.value for f in self._linear(branch, best, pin))])
+                    best = min(best, found)
         for branch in chosen:
             apart = self._with_experts_apart(branch, best, pin)
-            best = min(best, apart.value) if apart is not None else best
-        return best
+            found = min(found, apart.value) if apart is not None else found
+            best = min(best, found)
+        return found
 
-    def by_stage_count(self, most: int | None = None) -> list[tuple[int, float]]:
-        """Least objective for every stage count that the space allows, up to `most` (inf where no such plan fits)."""
+    def by_stage_count(self, most: int | None = None, below: float = np.inf) -> list[tuple[int, float]]:
+        """Least objective `below` a value for every stage count of the space, up to `most` (inf where there is none)."""
         branches = [self.branch(r, m) for r, m in self.space.branches]
         counts = self.space.stage_counts(max((b.stride for b in branches), default=0))
         counts = tuple(count for count in counts if most is None or count <= most)
-        best = np.full(max(counts, default=0), np.inf)
+        best = np.full(max(counts, default=0), below)
         if self.space.regular:
             self._count_regular(branches, counts, best)
         for bound, _, branch in [] if self.space.regular else sorted((self.floor(b), i, b) for i, b in enumerate(branches)):
@@ -176,7 +179,7 @@ class SpaceSearch(Branches):
         for branch in branches if 1 in counts else []:
             apart = self._with_experts_apart(branch, float(best[0]))
             best[0] = min(best[0], apart.value) if apart is not None else best[0]
-        return [(count, float(best[count - 1])) for count in counts]
+        return [(count, float(best[count - 1]) if best[count - 1] < below else np.inf) for count in counts]
 
     def _count_regular(self, branches: list[Branch], counts: tuple[int, ...], best: NDArray[np.float64]) -> None:
         """Fill in the least objective of every stage count on a large cluster."""

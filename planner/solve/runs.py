@@ -44,7 +44,8 @@ class Asked:
         inside = (ends >= self.first_end) & (ends <= self.last_end)
         at = np.where(inside, ends, 0)
         seconds = self.objective.latency(chain, slowest)
-        value = self.objective.values(chain, slowest) * self.weight[at]
+        with np.errstate(invalid="ignore"):  # no GPU is no price, and no plan
+            value = self.objective.values(chain, slowest) * self.weight[at]
         return np.where(inside & (seconds <= self.most_seconds[at] * (1 + SAME)), value, np.inf)
 
 
@@ -134,6 +135,8 @@ class RunTable:
             for columns, _ in shapes(asked):
                 found[columns[2]] = True
                 found[columns[5][columns[3] > 0]] = True
+                if found.all():
+                    return found
         return found
 
     def optimum(self, asked: Asked) -> BranchOptimum:
