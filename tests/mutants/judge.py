@@ -84,8 +84,8 @@ class Judge:
     def run(self, graph: Graph) -> NumericRun:
         """The numeric run of a twin's graph."""
         worlds = self.worlds()
-        outcomes = [numeric._run(graph, world) for world in worlds]
-        outcomes[0].departures += numeric._orders(graph, worlds[0])
+        outcomes = [numeric.run_once(graph, world) for world in worlds]
+        outcomes[0].departures += numeric.more_orders(graph, worlds[0])
         return verdict(Evidence(worlds[0].twin, graph, worlds, tuple(outcomes), numeric.ORDERS, "", ()))
 
     def worlds(self) -> tuple[World, ...]:
