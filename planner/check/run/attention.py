@@ -169,12 +169,17 @@ def _sinks(site: Site) -> Floats | None:
 
 def fused(site: Site) -> Value:
     """A fused kernel: all keys that the GPU has for its queries."""
+    return attend(site, *fused_heads(site), _sinks(site))
+
+
+def fused_heads(site: Site) -> tuple[Heads, Bools]:
+    """What a fused kernel reads, and which keys its queries see."""
     split = site.split
     heads = latent_heads(site) if split.attention.kind == "mla" else grouped_heads(site)
     allowed = seen(split, heads.queries, heads.keys)
     if site.has("picked"):
         allowed &= picked(site, heads.keys)
-    return attend(site, heads, allowed, _sinks(site))
+    return heads, allowed
 
 
 def grouped_heads(site: Site) -> Heads:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.check.reference import NORM_EPS
-from planner.check.run.attention import Heads, grid, grouped_heads, latent_heads, per_head, picked, queries_keys, seen
+from planner.check.run.attention import Heads, fused_heads, grid, per_head, queries_keys, seen
 from planner.check.run.context import expanded_queries, queries_keys_of
 from planner.check.run.gradients import gradient, named, parts_for
 from planner.check.run.rotary import rotate
@@ -52,13 +52,8 @@ def _flat(x: Floats) -> Floats:
 
 def fused(site: Site) -> Value:
     """Gradients of a fused kernel's inputs, and of its sinks."""
-    split = site.split
-    heads = latent_heads(site) if split.attention.kind == "mla" else grouped_heads(site)
-    allowed = seen(split, heads.queries, heads.keys)
-    if site.has("picked"):
-        allowed &= picked(site, heads.keys)
     sinks = site.weight("sinks") if site.holds("sinks") else None
-    dq, dk, dv, dsinks = attend_back(site, heads, allowed, sinks)
+    dq, dk, dv, dsinks = attend_back(site, *fused_heads(site), sinks)
     parts = _inputs(site, dq, dk, dv)
     found = named(parts)
     return found if dsinks is None else Value(found.array, {}, {**parts, "sinks": Value(dsinks)})
