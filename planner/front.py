@@ -96,9 +96,7 @@ def pareto(
     limits = limits or Limits()
     inference_only(found.space, "pareto")
     found = placed(found, AMONG)
-    asked = priced_space(found, pair, limits)
-    if not isinstance(asked, SpaceSearch):
-        raise TypeError("a front is searched in an inference space")
+    asked = priced_space(found, pair, limits, SpaceSearch)
     search = FrontSearch(asked, pair, limits, progress)
     corners = search.run(points)
     told = tuple(_point(found, pair, corner) for corner in corners)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
-from typing import Any
+from typing import Any, TypeVar
 
 from planner.check.findings import Finding
 from planner.check.validate import check_choice
@@ -37,6 +37,8 @@ from search_spaces.stages import Choice
 SCHEMA = "planner.result/1"
 MOST_GPUS = 16_384
 Progress = Callable[[str], None]
+Searched = TypeVar("Searched", bound=Search)
+Priced = Callable[[Setting, SearchSpace, Name, Limits], Searched]
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ def search(
     problem = placed(problem)
     env = setting(problem.model, problem.workload, problem.cluster)
     few = lighter(env, problem.space)
-    asked = priced_space(problem if few is None else replace(problem, workload=few), (objective,), limits)
+    asked = priced_space(problem if few is None else replace(problem, workload=few), (objective,), limits, space_search)
     if few is None:
         env = asked.env
     else:
@@ -267,15 +269,17 @@ def placed(problem: Problem, rule: str = RULE) -> Problem:
     return replace(problem, space=next(spaces), unrestricted=next(spaces), restrictions=(*problem.restrictions, rule))
 
 
-def priced_space(problem: Problem, objectives: Sequence[Name], limits: Limits) -> Search:
-    """The space of a problem, priced, to be asked for the first objective; raises `InputError` where one has no meaning."""
+def priced_space(problem: Problem, objectives: Sequence[Name], limits: Limits, make: Priced[Searched]) -> Searched:
+    """The space of a problem, priced by `make` (`space_search`, or the class of one kind of space), to be asked for the first
+    objective; raises `InputError` where one has no meaning.
+    """
     if problem.cluster.size > MOST_GPUS:
         raise InputError("cluster", f"{problem.cluster.size} GPUs", f"at most {MOST_GPUS} GPUs in a search, for now")
     free = [kind.name for kind in problem.cluster.kinds.values() if kind.price_per_hour <= 0]
     if "cost" in objectives and free:
         raise InputError(f"cluster: price_per_hour of {free[0]}", 0, "a price above 0 dollars, to search for the least cost")
     env = setting(problem.model, problem.workload, problem.cluster)
-    return space_search(env, problem.space, objectives[0], limits)
+    return make(env, problem.space, objectives[0], limits)
 
 
 def _detailed(plain: Result, env: Setting, asked: Search, top: int, limits: Limits, progress: Progress | None) -> Result:

@@ -152,12 +152,11 @@ def _answers(
 ) -> Iterator[tuple[Result, float]]:
     """Every problem's result with the seconds it took; the certificate is written besides, where one is asked for."""
     from planner.certify.write import write_certificate
+    from planner.search import search as find
     from planner.solve.searcher import inference_only
 
     if certificate is not None:
         inference_only(problems[0].space, "search --certificate")
-    from planner.search import search as find
-
     for problem in problems:
         start, progress = time.monotonic(), Progress(problem.name)
         try:
