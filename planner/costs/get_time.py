@@ -84,11 +84,12 @@ def known_dtype(dtype: str) -> str:
 class Roofline:
     """The fitted roofline of one GPU kind (`formulas.py`, `attention.py`; constants in `calibration.yaml`).
 
-    A dtype that the GPU's tensor cores lack is a storage format: it is read narrow and multiplied in bf16.
+    A dtype that the GPU's tensor cores lack is a storage format: it is read narrow and multiplied in bf16. Attention that does
+    not say how its cache is stored reads one of dtype `cache` (None: that of the activations).
     """
 
-    def __init__(self, kind: GpuKind, data: dict[str, Any] | None = None) -> None:
-        self.kind = kind
+    def __init__(self, kind: GpuKind, data: dict[str, Any] | None = None, cache: str | None = None) -> None:
+        self.kind, self._cache = kind, cache
         self._constants = Constants(kind, data)
 
     @property
@@ -126,7 +127,7 @@ class Roofline:
     ) -> Array:
         """Seconds of one fused attention kernel: prefill when q_len > 1, decode when q_len is 1."""
         machine, _, act = self._machine(dtype)
-        cache = known_dtype(kv_dtype or dtype)
+        cache = known_dtype(kv_dtype or self._cache or dtype)
         expanded = not shared_kv and bool(np.all(np.asarray(qk_dim) > np.asarray(v_dim)))  # MLA before absorption
         many = fused.PrefillConstants(**self._constants.prefill(dtype, cache, expanded))
         one = fused.DecodeConstants(**self._constants.row("mla_decode" if shared_kv else "decode", cache)[0])

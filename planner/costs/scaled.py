@@ -13,6 +13,7 @@ from planner.costs.comm_table import MeasuredCollectives
 from planner.costs.get_time import Array, GetTime
 from planner.costs.groups import GroupShape
 from planner.costs.kernels import AttentionClass
+from planner.costs.relay import AttentionCall, Relay
 from planner.costs.table import Table
 
 
@@ -22,11 +23,12 @@ def scaled(measured: Array, before: Array, after: Array) -> Array:
     return np.where(known, measured * after / np.where(known, before, 1.0), after)
 
 
-class Scaled:
-    """A table on other hardware: `after` is that hardware's formula, the table's fallback is the measured one's."""
+class Scaled(Relay):
+    """A table on other hardware: the fallback is that hardware's formula, the table's own is the measured one's."""
 
     def __init__(self, table: Table, after: GetTime) -> None:
-        self.table, self.after = table, after
+        super().__init__(after)
+        self.table = table
 
     @property
     def source(self) -> str:
@@ -41,38 +43,15 @@ class Scaled:
 
     def get_time(self, m: ArrayLike, k: ArrayLike, n: ArrayLike, batch: ArrayLike = 1, dtype: str = "bf16") -> Array:
         """Seconds of `batch` products (m x k)@(k x n)."""
-        found = (source.get_time(m, k, n, batch, dtype) for source in (self.table, self.table.fallback, self.after))
-        return scaled(*found)
+        return scaled(*(source.get_time(m, k, n, batch, dtype) for source in self._sources))
 
-    def grouped(self, m: ArrayLike, k: ArrayLike, n: ArrayLike, groups: ArrayLike, dtype: str = "bf16") -> Array:
-        """Seconds of grouped products, by the formula."""
-        return self.after.grouped(m, k, n, groups, dtype)
+    def _attention(self, call: AttentionCall) -> Array:
+        return scaled(*(call.of(source) for source in self._sources))
 
-    def elementwise(self, moved_bytes: ArrayLike) -> Array:
-        """Seconds of a kernel that only moves bytes, by the formula."""
-        return self.after.elementwise(moved_bytes)
-
-    def attention(
-        self,
-        batch: ArrayLike,
-        heads: ArrayLike,
-        kv_heads: ArrayLike,
-        q_len: ArrayLike,
-        kv_len: ArrayLike,
-        qk_dim: ArrayLike,
-        v_dim: ArrayLike,
-        causal: bool = True,
-        dtype: str = "bf16",
-        kv_dtype: str | None = None,
-        shared_kv: bool = False,
-    ) -> Array:
-        """Seconds of one fused attention kernel."""
-        sizes = (batch, heads, kv_heads, q_len, kv_len, qk_dim, v_dim)
-        found = (
-            source.attention(*sizes, causal, dtype, kv_dtype, shared_kv)
-            for source in (self.table, self.table.fallback, self.after)
-        )
-        return scaled(*found)
+    @property
+    def _sources(self) -> tuple[GetTime, GetTime, GetTime]:
+        """Measured, and by the formula before and after."""
+        return self.table, self.table.fallback, self.fallback
 
 
 class ScaledCollectives(Collectives):

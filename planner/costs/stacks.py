@@ -13,10 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-from planner.cluster import Cluster, GpuKind
+from planner.cluster import Cluster
 from planner.costs.calibration import calibration
 from planner.costs.collectives import Collectives
 from planner.costs.get_time import Roofline
@@ -136,32 +133,6 @@ def _scaled(design: str) -> dict[str, Any]:
     return scaled(calibration(), mechanisms()[design])
 
 
-class Cached(Roofline):
-    """A roofline whose attention reads a cache of its own dtype where an operator does not say which."""
-
-    def __init__(self, kind: GpuKind, data: dict[str, Any], cache: str | None) -> None:
-        super().__init__(kind, data)
-        self._cache = cache
-
-    def attention(
-        self,
-        batch: ArrayLike,
-        heads: ArrayLike,
-        kv_heads: ArrayLike,
-        q_len: ArrayLike,
-        kv_len: ArrayLike,
-        qk_dim: ArrayLike,
-        v_dim: ArrayLike,
-        causal: bool = True,
-        dtype: str = "bf16",
-        kv_dtype: str | None = None,
-        shared_kv: bool = False,
-    ) -> NDArray[np.float64]:
-        """Seconds of one fused attention kernel."""
-        cache = kv_dtype or self._cache
-        return super().attention(batch, heads, kv_heads, q_len, kv_len, qk_dim, v_dim, causal, dtype, cache, shared_kv)
-
-
 def stack_pricer(cluster: Cluster, stack: Stack, kv_dtype: str | None = None) -> Pricer:
     """The prices of a cluster under a stack, with a KV cache of `kv_dtype` (None: that of the activations)."""
     return pricer_with(cluster, _scaled(stack.design), kv_dtype)
@@ -169,6 +140,6 @@ def stack_pricer(cluster: Cluster, stack: Stack, kv_dtype: str | None = None) ->
 
 def pricer_with(cluster: Cluster, data: dict[str, Any], kv_dtype: str | None = None) -> Pricer:
     """The prices of a cluster under another calibration."""
-    pricer = Pricer(cluster, {name: Cached(kind, data, kv_dtype) for name, kind in cluster.kinds.items()})
+    pricer = Pricer(cluster, {name: Roofline(kind, data, kv_dtype) for name, kind in cluster.kinds.items()})
     pricer.collectives = Collectives(cluster, data)
     return pricer

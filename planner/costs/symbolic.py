@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from planner.costs.get_time import Array, GetTime
-from planner.costs.kernels import AttentionClass
+from planner.costs.relay import AttentionCall, Relay
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,53 +25,27 @@ class Term:
         return f"{self.operator}({', '.join(f'{size:g}' if isinstance(size, float) else str(size) for size in self.sizes)})"
 
 
-class Symbolic:
+class Symbolic(Relay):
     """Records one term for each element priced; meant for one plan, not for tables of options."""
 
     def __init__(self, fallback: GetTime) -> None:
-        self.fallback = fallback
+        super().__init__(fallback)
         self.terms: list[Term] = []
-
-    @property
-    def source(self) -> str:
-        """The tag of the source that answers."""
-        return self.fallback.source
-
-    def source_of(
-        self, family: str, dtype: str = "bf16", sizes: tuple[ArrayLike, ...] = (), kernel: AttentionClass | None = None
-    ) -> str:
-        """The tag of one call."""
-        return self.fallback.source_of(family, dtype, sizes, kernel)
 
     def get_time(self, m: ArrayLike, k: ArrayLike, n: ArrayLike, batch: ArrayLike = 1, dtype: str = "bf16") -> Array:
         """Seconds of `batch` products (m x k)@(k x n)."""
-        return self._record("Get_Time", (m, k, n, batch), dtype, self.fallback.get_time(m, k, n, batch, dtype))
+        return self._record("Get_Time", (m, k, n, batch), dtype, super().get_time(m, k, n, batch, dtype))
 
     def grouped(self, m: ArrayLike, k: ArrayLike, n: ArrayLike, groups: ArrayLike, dtype: str = "bf16") -> Array:
         """Seconds of `groups` products in one launch."""
-        return self._record("Grouped", (m, k, n, groups), dtype, self.fallback.grouped(m, k, n, groups, dtype))
+        return self._record("Grouped", (m, k, n, groups), dtype, super().grouped(m, k, n, groups, dtype))
 
     def elementwise(self, moved_bytes: ArrayLike) -> Array:
         """Seconds of a kernel that only moves bytes."""
-        return self._record("Move", (moved_bytes,), "", self.fallback.elementwise(moved_bytes))
+        return self._record("Move", (moved_bytes,), "", super().elementwise(moved_bytes))
 
-    def attention(
-        self,
-        batch: ArrayLike,
-        heads: ArrayLike,
-        kv_heads: ArrayLike,
-        q_len: ArrayLike,
-        kv_len: ArrayLike,
-        qk_dim: ArrayLike,
-        v_dim: ArrayLike,
-        causal: bool = True,
-        dtype: str = "bf16",
-        kv_dtype: str | None = None,
-        shared_kv: bool = False,
-    ) -> Array:
-        """Seconds of a fused attention kernel."""
-        sizes = (batch, heads, kv_heads, q_len, kv_len, qk_dim, v_dim)
-        return self._record("Attention", sizes, dtype, self.fallback.attention(*sizes, causal, dtype, kv_dtype, shared_kv))
+    def _attention(self, call: AttentionCall) -> Array:
+        return self._record("Attention", call.sizes, call.dtype, super()._attention(call))
 
     def _record(self, operator: str, sizes: tuple[ArrayLike, ...], dtype: str, seconds: Array) -> Array:
         columns = np.broadcast_arrays(*(np.asarray(size) for size in sizes), seconds)

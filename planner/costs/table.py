@@ -10,12 +10,14 @@ from numpy.typing import ArrayLike
 from planner.costs.get_time import Array, GetTime, floats, known_dtype
 from planner.costs.held import Held
 from planner.costs.kernels import AttentionClass
+from planner.costs.relay import AttentionCall, Relay
 from planner.costs.rows import Measurements
 
 MEASURED, EXTRAPOLATED = "measured", "extrapolated"
+Q_LEN = 3  # its place among the sizes of attention
 
 
-class Table:
+class Table(Relay):
     """Products and attention from measured rows (see `Held`); other operators, and dtypes without rows, are the fallback's.
 
     A price between measured rows is tagged `measured`, one beyond all of them `extrapolated`. Rows whose time over the
@@ -26,7 +28,8 @@ class Table:
     source = MEASURED
 
     def __init__(self, rows: Measurements, fallback: GetTime, strays: float = math.inf) -> None:
-        self.fallback, self._rows, self._strays = fallback, rows, strays
+        super().__init__(fallback)
+        self._rows, self._strays = rows, strays
         self._held: dict[str | AttentionClass, Held] = {}
 
     def source_of(
@@ -35,7 +38,7 @@ class Table:
         """The tag of one call by its sizes (without them: of any in the range) and, for attention, its class."""
         held = self._of(kernel or dtype) if kernel or family == "gemm" else None
         if held is None:
-            return self.fallback.source_of(family, dtype, sizes, kernel)
+            return super().source_of(family, dtype, sizes, kernel)
         return MEASURED if not sizes or bool(held.inside(np.array([floats(*sizes)]))[0]) else EXTRAPOLATED
 
     def get_time(self, m: ArrayLike, k: ArrayLike, n: ArrayLike, batch: ArrayLike = 1, dtype: str = "bf16") -> Array:
@@ -43,36 +46,13 @@ class Table:
         guess = self.fallback.get_time(m, k, n, batch, known_dtype(dtype))
         return self._price(dtype, guess, (m, k, n, batch))
 
-    def grouped(self, m: ArrayLike, k: ArrayLike, n: ArrayLike, groups: ArrayLike, dtype: str = "bf16") -> Array:
-        """Seconds of grouped products, from the fallback."""
-        return self.fallback.grouped(m, k, n, groups, dtype)
-
-    def elementwise(self, moved_bytes: ArrayLike) -> Array:
-        """Seconds of a kernel that only moves bytes, from the fallback."""
-        return self.fallback.elementwise(moved_bytes)
-
-    def attention(
-        self,
-        batch: ArrayLike,
-        heads: ArrayLike,
-        kv_heads: ArrayLike,
-        q_len: ArrayLike,
-        kv_len: ArrayLike,
-        qk_dim: ArrayLike,
-        v_dim: ArrayLike,
-        causal: bool = True,
-        dtype: str = "bf16",
-        kv_dtype: str | None = None,
-        shared_kv: bool = False,
-    ) -> Array:
-        """Seconds of one fused attention kernel."""
-        sizes = (batch, heads, kv_heads, q_len, kv_len, qk_dim, v_dim)
-        guess = self.fallback.attention(*sizes, causal, dtype, kv_dtype, shared_kv)
-        one, many = (AttentionClass.of(q, causal, shared_kv, dtype, kv_dtype) for q in (1, 2))
-        queries = np.asarray(q_len)
+    def _attention(self, call: AttentionCall) -> Array:
+        guess = call.of(self.fallback)
+        one, many = (AttentionClass.of(q, call.causal, call.shared_kv, call.dtype, call.kv_dtype) for q in (1, 2))
+        queries = np.asarray(call.sizes[Q_LEN])
         if np.all(queries == 1) or np.all(queries > 1):
-            return self._price(one if np.all(queries == 1) else many, guess, sizes)
-        return np.where(queries == 1, self._price(one, guess, sizes), self._price(many, guess, sizes))
+            return self._price(one if np.all(queries == 1) else many, guess, call.sizes)
+        return np.where(queries == 1, self._price(one, guess, call.sizes), self._price(many, guess, call.sizes))
 
     def _price(self, key: str | AttentionClass, guess: Array, sizes: tuple[ArrayLike, ...]) -> Array:
         """The fallback's `guess`, corrected by the rows of `key` where there are any."""

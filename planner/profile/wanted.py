@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from planner.costs.get_time import Array, GetTime, Roofline
-from planner.costs.kernels import AttentionClass
 from planner.costs.pricer import Pricer
+from planner.costs.relay import AttentionCall, Relay
 from planner.evaluate.evaluation import evaluate
 from planner.evaluate.setting import setting
 from planner.problem import Problem
@@ -16,58 +16,25 @@ from planner.solve.optimum import SpaceSearch
 from search_spaces.space import SearchSpace
 
 
-class Noted:
-    """A GetTime that notes every size it is asked for; whole numbers above zero only."""
+class Noted(Relay):
+    """Notes every size of products and of attention that it is asked for; whole numbers above zero only."""
 
-    def __init__(self, answers: GetTime) -> None:
-        self.answers = answers
+    def __init__(self, fallback: GetTime) -> None:
+        super().__init__(fallback)
         self.products: set[Product] = set()
         self.kernels: set[Attention] = set()
-
-    @property
-    def source(self) -> str:
-        """The tag of the source that answers."""
-        return self.answers.source
-
-    def source_of(
-        self, family: str, dtype: str = "bf16", sizes: tuple[ArrayLike, ...] = (), kernel: AttentionClass | None = None
-    ) -> str:
-        """The tag of one call."""
-        return self.answers.source_of(family, dtype, sizes, kernel)
 
     def get_time(self, m: ArrayLike, k: ArrayLike, n: ArrayLike, batch: ArrayLike = 1, dtype: str = "bf16") -> Array:
         """Seconds of `batch` products (m x k)@(k x n)."""
         self.products.update(Product(a, b, c, many, dtype) for a, b, c, many in _rows(m, k, n, batch))
-        return self.answers.get_time(m, k, n, batch, dtype)
+        return super().get_time(m, k, n, batch, dtype)
 
-    def grouped(self, m: ArrayLike, k: ArrayLike, n: ArrayLike, groups: ArrayLike, dtype: str = "bf16") -> Array:
-        """Seconds of `groups` products in one launch."""
-        return self.answers.grouped(m, k, n, groups, dtype)
-
-    def elementwise(self, moved_bytes: ArrayLike) -> Array:
-        """Seconds of a kernel that only moves bytes."""
-        return self.answers.elementwise(moved_bytes)
-
-    def attention(
-        self,
-        batch: ArrayLike,
-        heads: ArrayLike,
-        kv_heads: ArrayLike,
-        q_len: ArrayLike,
-        kv_len: ArrayLike,
-        qk_dim: ArrayLike,
-        v_dim: ArrayLike,
-        causal: bool = True,
-        dtype: str = "bf16",
-        kv_dtype: str | None = None,
-        shared_kv: bool = False,
-    ) -> Array:
-        """Seconds of a fused attention kernel; those on a shared latent are not measured."""
-        sizes = (batch, heads, kv_heads, q_len, kv_len, qk_dim, v_dim)
-        if not shared_kv and kv_dtype in (None, dtype):
-            for b, h, kv, q, length, qk, v in _rows(*sizes):
-                self.kernels.add(Attention(b, h, kv, q, length, qk, v, causal, dtype))
-        return self.answers.attention(*sizes, causal, dtype, kv_dtype, shared_kv)
+    def _attention(self, call: AttentionCall) -> Array:
+        """Notes the sizes; kernels on a shared latent are not measured."""
+        if not call.shared_kv and call.kv_dtype in (None, call.dtype):
+            for b, h, kv, q, length, qk, v in _rows(*call.sizes):
+                self.kernels.add(Attention(b, h, kv, q, length, qk, v, call.causal, call.dtype))
+        return super()._attention(call)
 
 
 def _rows(*sizes: ArrayLike) -> list[tuple[int, ...]]:
