@@ -73,12 +73,14 @@ class Places:
 
     def stage_shape(self, site: Sequence[int], stride: int, size: int) -> GroupShape:
         """The shape of the groups of `size` places, `stride` apart, that partition the places of a stage."""
-        block = stride * size
-        if len(site) % block:
-            some = (tuple(site[at + x : at + block : stride]) for at in range(0, len(site), block) for x in range(stride))
-            return self.shape(arrays_of(group for group in some if group))
-        places = np.asarray(site).reshape(-1, size, stride)
-        return self.shape([places.transpose(0, 2, 1).reshape(-1, size)])
+        places, block = np.asarray(site, dtype=np.int64), stride * size
+        whole = places.size - places.size % block
+        family = [places[:whole].reshape(-1, size, stride).transpose(0, 2, 1).reshape(-1, size)]
+        each, more = divmod(places.size - whole, stride)  # the first groups of the rest have one rank more than the others
+        for first, count, length in ((0, more, each + 1), (more, stride - more, each)):
+            at = whole + first + np.arange(count)[:, None] + stride * np.arange(length)[None, :]
+            family.append(places[at])
+        return self.shape([groups for groups in family if groups.size])
 
 
 def group_shape(cluster: Cluster, family: Sequence[Sequence[int]]) -> GroupShape:
