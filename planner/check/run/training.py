@@ -6,14 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from planner.check.findings import Finding
-from planner.check.run.confirm import confirm
-from planner.check.run.isomorphic import difference
-from planner.check.run.numeric import ORDERS, TOLERANCE, more_orders, run_once
-from planner.check.run.twin import cut_micro_batches, kept_layers, twin_of
-from planner.check.run.verdict import Evidence, NumericRun, verdict
-from planner.check.run.worlds import forced_routes, make_world
+from planner.check.run.numeric import run_choice
+from planner.check.run.verdict import NumericRun
 from planner.evaluate.setting import Setting
-from planner.graph.expand_training import expand_training
 from planner.graph.nodes import Graph
 from search_spaces.sizes import Sizes
 from search_spaces.stages import Choice
@@ -30,19 +25,4 @@ def run_training(env: Setting, sizes: Sizes, choice: Choice, change: Callable[[G
         message = "a model without a vocabulary has no loss: its gradients were not computed"
         return NumericRun(False, findings=(Finding("NUM005", "warning", "model.vocab", message),))
     alone, own = replace(choice, replicas=1), replace(sizes, batch=sizes.batch // choice.replicas)
-    twin = twin_of(env.model, env.workload, env.cluster, own, alone)
-    graph = expand_training(twin.model, twin.workload, twin.sizes, twin.choice)
-    full = expand_training(env.model, env.workload, own, alone, layers=kept_layers(env.model, alone),
-                           micro_batches=cut_micro_batches(alone))  # fmt: skip
-    differs = difference(full, graph, twin)
-    if differs:
-        finding = Finding("NUM005", "warning", differs, "the small twin is not built like the plan: it was not run")
-        return NumericRun(False, findings=(finding,))
-    graph = change(graph) if change else graph
-    worlds = [make_world(twin)]
-    if twin.sizes.moe:
-        worlds.append(make_world(twin, forced_routes(twin, worlds[0].length)))
-    outcomes = [run_once(graph, world) for world in worlds]
-    outcomes[0].departures += more_orders(graph, worlds[0])
-    reference, disagreement = confirm(worlds[0], TOLERANCE)
-    return verdict(Evidence(twin, graph, tuple(worlds), tuple(outcomes), ORDERS, reference, disagreement))
+    return run_choice(env, own, alone, change)
