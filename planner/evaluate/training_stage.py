@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from planner.evaluate.setting import Setting
 from planner.evaluate.training_host import issued
 from planner.evaluate.training_parts import Parameters, Part, Passes, StageCase, StageParts, stage_parts
+from planner.graph.chunks import chunk_layers
 from search_spaces.sizes import Sizes
 from search_spaces.stages import Choice
 from search_spaces.training import TrainingChoice
@@ -80,15 +81,3 @@ def _pieces(env: Setting, parts: StageParts, kinds: Sequence[int], first: bool, 
         tied = first and env.model.tied_embeddings
         pieces.append((Part(parts.head.passes) if tied else parts.head, 1))
     return pieces
-
-
-def chunk_layers(stages: Sequence[int], virtual: int) -> tuple[tuple[range, ...], ...]:
-    """The layers of every chunk of every stage: all stages of a chunk before the first of the next, larger chunks first."""
-    found: list[list[range]] = [[] for _ in stages]
-    start = 0
-    for c in range(virtual):
-        for stage, layers in enumerate(stages):
-            count = (layers + virtual - 1 - c) // virtual
-            found[stage].append(range(start, start + count))
-            start += count
-    return tuple(map(tuple, found))

@@ -29,12 +29,3 @@ def work_order(training: TrainingChoice, stage: int, stages: int, micro_batches:
         return stage_order(training.schedule, stage, stages, micro_batches, chunks)
     ahead = [Work("forward", m, c) for c in range(chunks) for m in range(micro_batches)]
     return (*ahead, *(Work("backward", m, c) for c in reversed(range(chunks)) for m in range(micro_batches)))
-
-
-def next_work(stage: int, work: Work, stages: int, chunks: int) -> tuple[int, Work] | None:
-    """The stage and the work that a pass hands its result to; None where the model ends."""
-    place = work.chunk * stages + stage + (1 if work.kind == "forward" else -1)
-    if work.kind == "weights" or not 0 <= place < chunks * stages:
-        return None
-    chunk, other = divmod(place, stages)
-    return other, Work(work.kind, work.micro_batch, chunk)

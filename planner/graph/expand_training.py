@@ -6,13 +6,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from planner.errors import InputError
-from planner.graph.chunks import next_work, work_order
+from planner.graph.chunks import work_order
 from planner.graph.context import RoleContext
 from planner.graph.exchange import Exchange, step_end, tie
 from planner.graph.handover import handover_bytes
 from planner.graph.nodes import Graph, Transfer
 from planner.graph.ops import Role
-from planner.graph.schedule import Work
+from planner.graph.schedule import Work, next_work
 from planner.graph.templates import piece_at
 from planner.graph.trained import Trained
 from planner.graph.training_roles import TrainingRoles, Unit, again

@@ -137,7 +137,7 @@ def finish_times(
                 free[stage] = end[stage, work] = done
                 at[stage] += 1
                 left -= 1
-                target = _next(stage, work, stages, chunks)
+                target = next_work(stage, work, stages, chunks)
                 if target is not None:
                     lane = (stage, target[0], work.kind)
                     way[lane] = arrived[target] = max(way.get(lane, 0.0), done) + send(*lane)
@@ -146,12 +146,10 @@ def finish_times(
     return free
 
 
-def _next(stage: int, work: Work, stages: int, chunks: int) -> tuple[int, Work] | None:
-    """The stage and work that a pass hands its result to."""
-    if work.kind == "weights":
-        return None
+def next_work(stage: int, work: Work, stages: int, chunks: int) -> tuple[int, Work] | None:
+    """The stage and the work that a pass hands its result to; None where the model ends."""
     place = work.chunk * stages + stage + (1 if work.kind == "forward" else -1)
-    if not 0 <= place < chunks * stages:
+    if work.kind == "weights" or not 0 <= place < chunks * stages:
         return None
     chunk, other = divmod(place, stages)
     return other, Work(work.kind, work.micro_batch, chunk)
