@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from search_spaces.attention import AttentionDomain
-from search_spaces.large import Ground
 from search_spaces.space import SearchSpace, StageOption
 from search_spaces.stages import Choice, StageChoice
 from search_spaces.training import TrainingChoice, TrainingDomain
@@ -53,10 +52,6 @@ class TrainingSpace(SearchSpace):
 
     attention: AttentionDomain = ATTENTION
     training: TrainingDomain = field(default_factory=TrainingDomain)
-
-    @cached_property
-    def _ground(self) -> Ground:
-        return Ground(self.sizes)
 
     def options(self, ways: int, index: int | None = None) -> tuple[StageOption, ...]:
         """Every option of a stage of `ways` GPUs that can be trained."""
@@ -148,7 +143,7 @@ class TrainingSpace(SearchSpace):
             return (places,) if all(max(ranks) < stride and self.one_kind(ranks) for ranks in places) else ()
         found = []
         for count in self.stage_counts(stride):
-            for width in self._ground.widths(stride):
+            for width in self.ground.widths(stride):
                 if count * width > stride or (self.use_all and count * width < stride):
                     continue
                 places = tuple(tuple(range(i * width, (i + 1) * width)) for i in range(count))
@@ -191,9 +186,3 @@ def _split(layers: int, stages: int, first: int, last: int) -> tuple[int, ...]:
     for stage in order[:more]:
         counts[stage] += 1
     return tuple(counts) if min(counts) > 0 else ()
-
-
-def training_space(space: SearchSpace, domain: TrainingDomain) -> TrainingSpace:
-    """The training space that leaves open what `space` does."""
-    own = {name: getattr(space, name) for name in SearchSpace.__dataclass_fields__}
-    return replace(TrainingSpace(space.sizes), **own, training=domain)
