@@ -25,10 +25,10 @@ from planner.errors import unknown_name
 from planner.files import read_yaml
 from planner.graph.ops import COLLECTIVES, Kind, Op
 from planner.units import DTYPE_BITS
+from planner.workload import TRAINING_STACK
 
 Array = NDArray[np.float64]
 FILE = Path(__file__).parent / "training.yaml"
-DEFAULT = "megatron-core"
 CLASSES = ("gemm", "narrow", "moe", "attention", "memory", "loss", "communication", "dispatch")
 """Classes of operators; `narrow` are products of 8 bits and fewer, `loss` the element-wise kernels over the logits, `dispatch`
 the all-to-alls of mixtures."""
@@ -37,7 +37,8 @@ COUNTS = 2
 LINE = 64
 """Elements of a row of an operand that products are written for: tensor cores read cache lines of 128 bytes."""
 CORE = ("scores", "softmax", "attention_value")
-"""Operators of an attention that is not one kernel; the names of their gradients begin alike."""
+"""Operators of an attention that is not one kernel; the names of their gradients begin alike. Selective recomputation makes
+them again (Korthikanti et al., arXiv:2205.05198); a fused kernel keeps no scores and computes them again by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ def stack_names() -> list[str]:
     return sorted(calibrated()["stacks"])
 
 
-def load_stack(name: str = DEFAULT) -> Stack:
+def load_stack(name: str = TRAINING_STACK) -> Stack:
     """The training stack of that name; `InputError` where there is none."""
     if name == PLAIN.name:
         return PLAIN

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.costs.pricer import Sites, live_peak, longest_path
-from planner.costs.training import CLASSES, COUNTS, class_of
+from planner.costs.training import CLASSES, CORE, COUNTS, class_of
 from planner.evaluate.setting import Setting
 from planner.graph.ops import Kind, Op, Role, Store, Tensor
 from planner.graph.trained import Trained
@@ -17,9 +17,6 @@ from planner.units import DTYPE_BITS, dtype_bytes
 
 Array = NDArray[np.float64]
 PRODUCTS = (Kind.MATMUL, Kind.GROUPED)
-CORE = frozenset({"scores", "softmax", "attention_value"})
-"""The attention core, which selective recomputation computes again (Korthikanti et al., arXiv:2205.05198); a fused kernel
-keeps no scores and computes them again by itself."""
 
 
 @dataclass(frozen=True, slots=True)
