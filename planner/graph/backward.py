@@ -171,7 +171,7 @@ class _Backward:
                 self._add(source, (output.name,))
             return
         rows = op.output.shape[0]
-        if op.kind == Kind.LOOKUP or not sources:
+        if not sources:
             return
         output = replace(self.tensors[sources[0]], name=gradient_of(op.name), layout=Layout.PARTIAL, dtype=self.ctx.dtype)
         earlier = self._so_far(sources)
