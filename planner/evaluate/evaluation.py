@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from planner.costs.training import training_spreads
@@ -41,6 +41,10 @@ class Memory:
     reserve_bytes: int
     total_bytes: int
     capacity_bytes: int
+
+
+ITEMS = tuple(f.name.removesuffix("_bytes") for f in fields(Memory) if f.name not in ("total_bytes", "capacity_bytes"))
+"""What fills a GPU's memory, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +119,10 @@ def _evaluate_training(env: Setting, sizes: Sizes, choice: Choice) -> Evaluation
     tokens, model = env.workload.batch * env.query_length, 3.0 * model_flops(env.model, env.workload.forward)
     reports = []
     for own in trained_devices(pricing, step):
-        items = (own.weights, 0.0, own.activation, 0.0, own.logits, own.gradients, own.optimizer, own.communication_bytes,
-                 own.reserve)  # fmt: skip
-        a, b, c, d, e, f, g, h, i = (round(item) for item in items)
-        memory = Memory(
-            a, b, c, d, e, f, g, h, i, a + b + c + d + e + f + g + h + i, env.cluster.kind_of(own.rank).memory_bytes
-        )
+        memory = _memory(
+            env, own.rank, weights=own.weights, activation=own.activation, logits=own.logits, gradient=own.gradients,
+            optimizer=own.optimizer, communication_buffer=own.communication_bytes, reserve=own.reserve,
+        )  # fmt: skip
         idle = max(step.seconds - own.busy_s - own.communication_s, 0.0)
         reports.append(DeviceReport(own.rank, own.busy_s, own.communication_s, idle, memory))
     peak = sum(env.cluster.kind_of(report.rank).peak_flops.get(env.model.dtype, 0.0) for report in reports)
@@ -135,14 +137,19 @@ def _evaluate_training(env: Setting, sizes: Sizes, choice: Choice) -> Evaluation
 
 def _report(env: Setting, bill: DeviceBill, micro_batches: int, path: CriticalPath) -> DeviceReport:
     busy, sent = bill.busy_s * micro_batches, bill.communication_s * micro_batches
-    weights, cache, activation, scores, logits = (
-        round(x) for x in (bill.weights, bill.cache, bill.activation, bill.scores, bill.logits)
-    )
-    buffers, reserve = round(bill.communication_bytes), round(bill.reserve)
-    total = weights + cache + activation + scores + logits + buffers + reserve
-    capacity = env.cluster.kind_of(bill.rank).memory_bytes
-    memory = Memory(weights, cache, activation, scores, logits, 0, 0, buffers, reserve, total, capacity)
+    memory = _memory(
+        env, bill.rank, weights=bill.weights, kv_cache=bill.cache, activation=bill.activation, scores=bill.scores,
+        logits=bill.logits, communication_buffer=bill.communication_bytes, reserve=bill.reserve,
+    )  # fmt: skip
     return DeviceReport(bill.rank, busy, sent, max(path.latency_s - busy - sent, 0.0), memory)
+
+
+def _memory(env: Setting, rank: int, **items: float) -> Memory:
+    """The bill of a GPU from what it holds, by the names of `Memory` without their unit; what is not named is 0."""
+    held = dict.fromkeys(ITEMS, 0) | {name: round(amount) for name, amount in items.items()}
+    capacity = env.cluster.kind_of(rank).memory_bytes
+    whole = {f"{name}_bytes": amount for name, amount in held.items()}
+    return Memory(**whole, total_bytes=sum(held.values()), capacity_bytes=capacity)
 
 
 def model_flops(model: ModelSpec, workload: Workload) -> float:
