@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
-from math import comb
 
 from search_spaces.attention import AttentionDomain, AttentionPartition
 from search_spaces.attention import nested as nested
 from search_spaces.attention import residual_shards as residual_shards
 from search_spaces.attention import token_split as token_split
+from search_spaces.counts import pipelines
 from search_spaces.experts import ExpertDomain, ExpertPlacement
 from search_spaces.large import Ground, runs_of
 from search_spaces.sizes import LARGE_CLUSTER, Sizes, divisors
@@ -359,18 +359,16 @@ class SearchSpace:
         options = {w: self._count_options(w, sequences) for w in widths}
         if self.regular:
             return self.ground.count(stride, counts, options, use_all=self.use_all)
-        ends, total = {0: 1}, 0
-        for stages in range(1, max(counts, default=0) + 1):
-            following: dict[int, int] = {}
-            for first, ways in ends.items():
-                for width in widths:
-                    if first + width <= stride and options[width] and self.one_kind(tuple(range(first, first + width))):
-                        following[first + width] = following.get(first + width, 0) + ways * options[width]
-            ends = following
-            if stages in counts:
-                covered = sum(n for end, n in ends.items() if end == stride or not self.use_all)
-                total += comb(self.sizes.layers - 1, stages - 1) * covered
-        return total
+        key = (stride, tuple(options.values()))
+        if key not in self._counted:
+            kinds = self.sizes.kind_of_device[:stride]
+            self._counted[key] = pipelines(self.sizes.layers, kinds, counts, options, use_all=self.use_all)
+        return self._counted[key]
+
+    @cached_property
+    def _counted(self) -> dict[tuple[int, tuple[int, ...]], int]:
+        """Pipelines on so many ranks with so many options of every width."""
+        return {}
 
     def _count_separate(self, stride: int, sequences: int, micro: int) -> int:
         total = 0

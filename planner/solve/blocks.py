@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from planner.costs.memory import communication_bytes, reserve_bytes
 from planner.costs.pricer import Site
-from planner.evaluate.pipeline import crossing_fraction
+from planner.evaluate.pipeline import crossing_share
 from planner.evaluate.setting import Setting
 from planner.evaluate.slices import price_blocks
 from planner.evaluate.stage import Intervals, StageView, intervals, view
@@ -334,9 +334,14 @@ class PricedSpace:
         found = np.array(index, dtype=np.int64).reshape(-1, 3)
         number = np.array(widths, dtype=np.int64)
         if ranks not in self._crossing:
-            domains = self.env.cluster.domain_of
-            self._crossing[ranks] = np.array([
-                crossing_fraction(domains, tuple(range(at - widths[i], at)), tuple(range(at, at + widths[j])))
-                for at, i, j in index
-            ])  # fmt: skip
+            domains, known = np.asarray(self.env.cluster.domain_of), dict[tuple[int, int, bytes], float]()
+            shares = []
+            for at, i, j in index:  # what matters is where the domains change among the ranks of both
+                near, far = widths[i], widths[j]
+                around = domains[at - near : at + far]
+                key = (near, far, (around - around[0]).tobytes())
+                if key not in known:
+                    known[key] = crossing_share(domains, range(at - near, at), range(at, at + far))
+                shares.append(known[key])
+            self._crossing[ranks] = np.array(shares)
         return found, number[found[:, 1:]]

@@ -35,33 +35,35 @@ class CpAnswer:
 
 def surviving_legs(table: PipelineTable, objective: Objective, slowest: float, cutoff: float) -> list[tuple[Leg, float]]:
     """Legs with their seconds that may belong to a pipeline of at most `cutoff`; `slowest` is the least slowest time."""
-    before = table.sweep_open()
-    after = _after(table)
-    found = []
+    before, after = table.sweep_open(), _after(table)
+    alive, found = table.within(np.inf)[1], list[tuple[Leg, float]]()
     for stop in range(1, table.layers + 1):
-        times = table.stage[stop]
+        tail = np.full((table.ranks, len(table.widths)), np.inf)
         for w, width in enumerate(table.widths):
-            tail = np.full(table.ranks, np.inf)
-            tail[: table.ranks + 1 - width] = after[stop, width:, w]
-            through = before[:stop, :, w] + times[:, :, w] + tail[None, :]
-            floor = np.maximum(times[:, :, w], slowest)
-            with np.errstate(invalid="ignore"):
-                value = objective.values(through, floor)
-            for start, first in zip(*np.nonzero(value <= cutoff), strict=True):
-                found.append((Leg(int(start), stop, int(first), width), float(times[start, first, w])))
+            tail[: table.ranks + 1 - width, w] = after[stop, width:, w]
+        some = np.nonzero(alive[table.rows[:stop, stop]])[0]
+        times = table.seconds[table.rows[some, stop]]
+        at = np.nonzero(np.isfinite(times) & np.isfinite(before[some] + tail))
+        own = times[at]
+        value = objective.values((before[some] + tail)[at] + own, np.maximum(own, slowest))
+        for n in np.nonzero(value <= cutoff)[0].tolist():
+            leg = Leg(int(some[at[0][n]]), stop, int(at[1][n]), table.widths[int(at[2][n])])
+            found.append((leg, float(own[n])))
     return found
 
 
 def _after(table: PipelineTable) -> Array:
     """Least chain that follows a stage of width index w ending at a layer and rank [layers + 1, ranks + 1, D]."""
     layers, ranks, widths = table.layers, table.ranks, table.widths
-    found = np.full((layers + 1, ranks + 1, len(widths)), np.inf)
+    found, alive = np.full((layers + 1, ranks + 1, len(widths)), np.inf), table.within(np.inf)[1]
     tail = np.full((layers + 1, ranks, len(widths)), np.inf)  # the same by the rank where that stage begins
     found[layers] = table.feedback
     for stop in range(layers, 0, -1):
         if stop < layers:
-            best = (np.stack([later[stop] for later in table.stage[stop + 1 :]]) + tail[stop + 1 :]).min(axis=0)
-            found[stop, :ranks] = (table.send + best[:, None, :]).min(axis=2)
+            some = stop + 1 + np.nonzero(alive[table.rows[stop, stop + 1 :]])[0]
+            if some.size:
+                best = (table.seconds[table.rows[stop, some]] + tail[some]).min(axis=0)
+                found[stop, :ranks] = (table.send + best[:, None, :]).min(axis=2)
         for w, width in enumerate(widths):
             tail[stop, : ranks + 1 - width, w] = found[stop, width:, w]
     return found

@@ -12,6 +12,7 @@ from planner.evaluate.pipeline import feedback_seconds
 from planner.solve.branch import Branch, StageArrays
 
 Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
 EVERY = slice(None)
 
 
@@ -43,14 +44,29 @@ class PipelineTable:
         self.widths = branch.widths
 
     @cached_property
-    def stage(self) -> list[Array]:
-        """`stage[stop][start, first, w]`: seconds of a stage on layers [start, stop)."""
-        rows = self.branch.priced.spans[1]
-        found = [self.arrays.seconds[rows[:stop, stop]] for stop in range(self.layers + 1)]
-        if self.branch.priced.space.use_all:
-            whole = np.arange(self.ranks)[:, None] + np.array(self.widths)[None, :] == self.ranks
-            found[self.layers] = np.where(whole[None], found[self.layers], np.inf)
+    def rows(self) -> Ints:
+        """`rows[start, stop]`: where the seconds of a stage on layers [start, stop) are; alike layers share a row."""
+        return self.branch.priced.spans[1]
+
+    @cached_property
+    def seconds(self) -> Array:
+        """Seconds [rows, first, w] of a stage on the layers of a row."""
+        if not self.branch.priced.space.use_all:
+            return self.arrays.seconds
+        whole = np.arange(self.ranks)[:, None] + np.array(self.widths)[None, :] == self.ranks
+        last = np.unique(self.rows[: self.layers, self.layers])
+        found = self.arrays.seconds.copy()
+        found[last] = np.where(whole[None], found[last], np.inf)
         return found
+
+    def within(self, limit: float) -> tuple[Array, NDArray[np.bool_]]:
+        """The seconds [rows, first, w] with inf above a limit, and the rows that have any within it."""
+        found = np.where(self.seconds <= limit, self.seconds, np.inf)
+        return found, np.asarray(np.isfinite(found).any(axis=(1, 2)))
+
+    def column(self, stop: int, first: int, w: int) -> Array:
+        """Seconds of the stages on layers [start, stop) for every start, on `first` and width index `w` [stop]."""
+        return np.asarray(self.seconds[self.rows[:stop, stop], first, w])
 
     @property
     def send(self) -> Array:
@@ -132,11 +148,14 @@ class Sweep:
     def _run(self) -> None:
         table, ranks = self.table, self.table.ranks
         self._ready[0, 0, 0, :] = 0.0
+        seconds, alive = table.within(self.limit)
         for stop in range(1, table.layers + 1):
-            times = table.stage[stop]
-            times = np.where(times <= self.limit, times, np.inf)
+            some = np.nonzero(alive[table.rows[:stop, stop]])[0]
+            if not some.size:
+                continue
+            times = seconds[table.rows[some, stop]]
             for level in range(self._levels):
-                best = self._join(self._before(level, stop), times).min(axis=0)
+                best = self._join(self._before(level)[some], times).min(axis=0)
                 for w, width in enumerate(table.widths):
                     self._values[level, stop, width:, w] = best[: ranks + 1 - width, w]
                 following = 0 if self._open else level + 1
@@ -153,13 +172,10 @@ class Sweep:
             width = table.widths[w]
             first = end - width
             before = self._before(level, stop)[:, first, w]
-            start = int(
-                self._join(
-                    before, np.where(table.stage[stop][:, first, w] <= self.limit, table.stage[stop][:, first, w], np.inf)
-                ).argmin()
-            )
+            own = table.column(stop, first, w)
+            start = int(self._join(before, np.where(own <= self.limit, own, np.inf)).argmin())
             legs.append(Leg(start, stop, first, width))
-            times.append(float(table.stage[stop][start, first, w]))
+            times.append(float(own[start]))
             if start == 0:
                 return Path(tuple(reversed(legs)), sum(times), max(times))
             level = 0 if self._open else level - 1
@@ -184,11 +200,14 @@ class LevelSweep:
     def _run(self) -> None:
         table = self.table
         self._ready[0, 0, 0, :] = 0.0
+        seconds, alive = table.within(self._limit)
         for stop in range(1, table.layers + 1):
-            times = table.stage[stop]
-            times = np.where(times <= self._limit, times, np.inf)
+            some = np.nonzero(alive[table.rows[:stop, stop]])[0]
+            if not some.size:
+                continue
+            times = seconds[table.rows[some, stop]]
             lanes = min(stop, self._values.shape[0])  # a pipeline of more stages than layers does not exist
-            best = self._join(self._ready[:lanes, :stop, :-1], times).min(axis=1)
+            best = self._join(self._ready[:lanes, some, :-1], times).min(axis=1)
             for w, width in enumerate(table.widths):
                 self._values[:lanes, stop, width:, w] = best[:, : table.ranks + 1 - width, w]
             following = self._ready[1 : lanes + 1, stop, :-1]
@@ -199,7 +218,7 @@ class LevelSweep:
         table, stop, found = self.table, self.table.layers, float(self.table.feedback[end, w])
         while True:
             first = end - table.widths[w]
-            times = table.stage[stop][:, first, w]
+            times = table.column(stop, first, w)
             times = np.where(times <= self._limit, times, np.inf)
             start = int(self._join(self._ready[level, :stop, first, w], times).argmin())
             found = max(found, float(times[start]))
