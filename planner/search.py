@@ -24,10 +24,10 @@ from planner.solve.experts.lighter import lighter
 from planner.solve.experts.options import RULE, open_to_search, with_found_placements, with_placements
 from planner.solve.experts.searched import placed_optimum, under_all_loads
 from planner.solve.experts.summary import PlacementSummary, summaries
-from planner.solve.objective import NO_CAPS, TIE_RULE, Caps, Name
+from planner.solve.objective import NO_CAPS, Caps, Name
 from planner.solve.optimum import SpaceSearch
 from planner.solve.relaxation import relaxation
-from planner.solve.searcher import Search, space_search
+from planner.solve.searcher import Search, space_search, tie_rule
 from planner.solve.training import TrainingSearch
 from planner.solve.training_decisions import training_decisions
 from planner.solve.training_relaxation import training_relaxation
@@ -129,7 +129,7 @@ class Result:
         space = {
             "size": self.space_size, "priced": counts.priced, "branches": counts.branches, "iterations": counts.iterations,
             "cuts": counts.cuts, "dropped": dict(sorted(counts.dropped.items())), "rules": list(self.problem.restrictions),
-            "ties": TIE_RULE,
+            "ties": tie_rule(self.problem.space),
         }  # fmt: skip
         objective = {"name": self.objective, "value": self.value, "bound": self.bound, "gap": self.gap}
         return {

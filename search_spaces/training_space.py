@@ -12,13 +12,24 @@ from search_spaces.stages import Choice, StageChoice
 from search_spaces.training import TrainingChoice, TrainingDomain
 
 TRAINING_RULES = (
-    "training: all stages have as many GPUs and are split in the same way; they are whole nodes or divide one",
-    "training: stages have as many layers, larger ones in the middle; the first and the last may have up to two fewer",
-    "training: heads are not cut into segments, the output projection is row-split, context and batch parts are outermost",
-    "training: the GPUs that share the heads of some tokens share their dense FFN, experts are in order",
-    "training: data-parallel copies are replicas; those inside a stage (batch parts) are for experts that spread over them",
-    "training: chunks of interleaved stages divide a stage's layers, micro-batches fill whole groups of stages",
+    "all stages have as many GPUs and are split in the same way; they take consecutive ranks, and ranks left idle come last",
+    "a stage has GPUs of one kind: a divisor of a node's GPUs, or whole nodes: any number up to 16 or all of a replica, beyond "
+    "16 those with three significant binary digits after the first",
+    "replicas are blocks of ranks that look alike: same GPU kinds, cut by scale-up domains at the same places",
+    "replicas divide the batch, micro-batches the replica's batch, batch parts the micro-batch, context parts the sequence",
+    "stages have as many layers, larger ones in the middle; the first and the last may have none and one, one and one, one and "
+    "two, or two and two fewer (of two stages none and one, with interleaved chunks none)",
+    "heads, FFN columns, experts and vocabulary are split as evenly as can be, larger parts first; heads also with KV groups "
+    "left whole, where that is another split",
+    "heads are not cut into segments, the output projection is row-split, context and batch parts are outermost",
+    "the GPUs that share the heads of some tokens share their dense FFN, and no part of the tokens is empty",
+    "experts are on the GPUs of attention, in order; the GPUs that share an expert are neighbours",
+    "data-parallel copies are replicas; those inside a stage (batch parts) are for experts that spread over them, unless batch "
+    "parts are asked for",
+    "the chunks of interleaved stages divide the layers of the largest stage, micro-batches fill whole groups of stages",
+    "selective recomputation, and exchange that runs beside nothing, must be asked for",
 )
+"""What a training space leaves out, whole: the rules of inference do not hold besides."""
 ATTENTION = AttentionDomain(
     dimension_segments=(1,), order=("segments_inner",), score_reduce=(True,), softmax=("replicated",),
     output_projection=("row",),

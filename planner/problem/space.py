@@ -49,14 +49,12 @@ def read_space(section: object, sizes: Sizes, source: str = "", training: bool =
 
 
 def restrictions(section: object, pins: Mapping[str, object], space: SearchSpace) -> tuple[str, ...]:
-    """What a space leaves out: the rules of every space, those of a large cluster, and what its file and the pins say."""
+    """What a space leaves out: the rules of its kind, those of a large cluster, and what its file and the pins say."""
     own = section if isinstance(section, Mapping) else {}
-    training = TRAINING_RULES if isinstance(space, TrainingSpace) else ()
-    large = [f"above {space.large} GPUs {rule}" for rule in LARGE_RULES] if space.regular and not training else []
+    large = [f"above {space.large} GPUs {rule}" for rule in LARGE_RULES] if space.regular else []
+    rules = TRAINING_RULES if isinstance(space, TrainingSpace) else (*RULES, *large)
     return (
-        *training,
-        *RULES,
-        *large,
+        *rules,
         *(f"the space has {text}" for text in _said(own, "")),
         *(f"pinned: {text}" for text in _said(pins, "")),
     )

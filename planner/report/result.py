@@ -28,7 +28,8 @@ from planner.report.show import count, objective_value, plain, safe_name, second
 from planner.report.words import plan_words
 from planner.search import Result
 from planner.solve.decisions import MOST_GPUS, enumerated
-from planner.solve.objective import INF, TIE_RULE, Caps
+from planner.solve.objective import INF, Caps
+from planner.solve.searcher import tie_rule
 
 HEADLINE = "{name}: {value}, {status} (bound {bound}, gap {gap:.2g}), {used} of {devices} GPUs"
 INFEASIBLE = "{name}: infeasible: no plan of the space fits"
@@ -229,7 +230,8 @@ def space_blocks(result: Result) -> tuple[Block, ...]:
     ]
     dropped = ", ".join(f"{number:,} x {reason}" for reason, number in sorted(counts.dropped.items()))
     lines += [f"Settled without {'laying it out' if training else 'a CP-SAT model'}: {dropped}."] if dropped else []
-    return *(Text(line) for line in lines), Text(RULES), Bullets(result.problem.restrictions), Text(f"Ties: {TIE_RULE}.")
+    rules = Text(RULES), Bullets(result.problem.restrictions), Text(f"Ties: {tie_rule(result.problem.space)}.")
+    return *(Text(line) for line in lines), *rules
 
 
 def draw_command(problem: Problem, ref: str | None) -> str:

@@ -19,6 +19,10 @@ TIE_RULE = (
     "of each number of replicas and micro-batches, experts on GPUs of their own or not), then fewer stages, micro-batches "
     "and replicas"
 )
+TRAINING_TIE_RULE = (
+    "plans within 1e-9 of the best value are ties: fewer GPUs in use win, then fewer stages, micro-batches and replicas, then "
+    "the first in the alphabet by schedule, chunks, recomputation and what copies share, then the one found first"
+)
 
 
 @dataclass(frozen=True, slots=True)

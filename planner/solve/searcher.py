@@ -5,7 +5,7 @@ from __future__ import annotations
 from planner.errors import InputError
 from planner.evaluate.setting import Setting
 from planner.solve.answer import Limits
-from planner.solve.objective import Name
+from planner.solve.objective import TIE_RULE, TRAINING_TIE_RULE, Name
 from planner.solve.optimum import SpaceSearch
 from planner.solve.training import TrainingSearch
 from search_spaces.space import SearchSpace
@@ -21,6 +21,11 @@ def space_search(
     if isinstance(space, TrainingSpace):
         return TrainingSearch(env, space, objective, limits, ignore_memory=ignore_memory)
     return SpaceSearch(env, space, objective, limits or Limits(), ignore_memory=ignore_memory)
+
+
+def tie_rule(space: SearchSpace) -> str:
+    """Which of several equally good plans of a space is the answer, in words."""
+    return TRAINING_TIE_RULE if isinstance(space, TrainingSpace) else TIE_RULE
 
 
 def inference_only(space: SearchSpace, verb: str) -> None:
