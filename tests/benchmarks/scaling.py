@@ -1,8 +1,9 @@
-"""How searches grow: ``python -m tests.benchmarks.scaling [--write] [--only WORD]``, each search in a process of its own.
+"""How searches grow: ``python -m tests.benchmarks.scaling [--write] [--only WORDS]``, each search in a process of its own.
 
 Seconds and peak memory against the GPUs (64 to 16,384), the layers of the model and the open decisions. `--write` puts the
 tables and drawings into `results/scaling`. Seconds are those of the processor, of all threads, from the start of Python to the
-answer with its evaluation; wall seconds are told beside them. Times differ between machines: compare ratios.
+answer with its evaluation; wall seconds are told beside them. Times differ between machines: compare ratios. `--only` takes
+words separated by commas and runs the searches that have one of them; Ctrl-C writes those that have been finished.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ LIMIT_MS = {
 }  # fmt: skip
 """A limit on the latency above the least that the model can have, so that it binds on throughput or nearly so."""
 OPEN = ("nothing", "stages", "micro-batches", "replicas", "attention", "feed-forward")
-COLUMNS = ("axis", "model", "phase", "objective", "limit_ms", "gpus", "layers", "open", "plans", "status", "gap", "branches",
-           "models", "cpu_s", "wall_s", "peak_mb")  # fmt: skip
+COLUMNS = ("axis", "model", "phase", "objective", "limit_ms", "gpus", "layers", "open", "plans", "status", "value", "gap",
+           "branches", "models", "cpu_s", "wall_s", "peak_mb")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ class Case:
     limit_ms: float = 0.0
     layers: int = 0
     open: int = len(OPEN) - 1
+
+    @property
+    def words(self) -> str:
+        """What `--only` looks in."""
+        limit = f" under {self.limit_ms:g} ms" if self.limit_ms else " unlimited"
+        return f"{self.axis} {self.model} {self.phase} {self.objective}{limit} {self.gpus}"
 
     def load(self) -> Problem:
         """The problem; the batch grows with the GPUs."""
@@ -97,8 +104,8 @@ def solve(case: Case) -> dict[str, Any]:
     counts = found.optimum.counts
     return {
         **asdict(case), "open": OPEN[case.open], "layers": len(found.problem.model.layers), "plans": len(found.space_size),
-        "status": found.status, "gap": found.gap, "branches": counts.branches, "models": counts.iterations,
-        "cpu_s": time.process_time(), "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
+        "status": found.status, "value": found.value, "gap": found.gap, "branches": counts.branches,
+        "models": counts.iterations, "cpu_s": time.process_time(), "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
     }  # fmt: skip
 
 
@@ -116,6 +123,7 @@ def cells(facts: dict[str, Any]) -> tuple[str, ...]:
     """A row of the table."""
     told = {
         **facts, "gap": "" if facts["gap"] is None else f"{facts['gap']:.1e}", "plans": f"1e{facts['plans'] - 1}",
+        "value": "" if facts["value"] is None else f"{facts['value']:.10g}",
         "limit_ms": f"{facts['limit_ms']:g}" if facts["limit_ms"] else "",
         "cpu_s": f"{facts['cpu_s']:.2f}", "wall_s": f"{facts['wall_s']:.2f}", "peak_mb": f"{facts['peak_mb']:.0f}",
     }  # fmt: skip
@@ -140,6 +148,7 @@ def document(rows: list[dict[str, Any]]) -> str:
     lines = [" | ".join(row) for row in (COLUMNS, ("---",) * len(COLUMNS), *map(cells, rows))]
     return "\n".join([
         "# How searches grow", "", f"`{COMMAND}`", "",
+        f"{len(rows)} of the {len(list(cases()))} searches of the benchmark. `value` is in tokens per second or seconds.",
         "`cpu_s` are processor seconds of all threads, the start of Python included; `wall_s` depends on what else runs.", "",
         *(f"| {line} |" for line in lines), "", *ratios(rows), "",
     ])  # fmt: skip
@@ -176,12 +185,15 @@ def main() -> None:
     if given.case is not None:
         print(json.dumps(solve(every[given.case])))
         return
-    rows = []
-    for number, case in enumerate(every):
-        if given.only in f"{case.axis} {case.model} {case.phase} {case.objective} {case.gpus}":
-            rows.append(run(number))
-            print(" | ".join(cells(rows[-1])), flush=True)
-    if given.write:
+    rows = list[dict[str, Any]]()
+    try:
+        for number, case in enumerate(every):
+            if any(word in case.words for word in given.only.split(",")):
+                rows.append(run(number))
+                print(" | ".join(cells(rows[-1])), flush=True)
+    except KeyboardInterrupt:
+        print(f"interrupted after {len(rows)} searches", file=sys.stderr)
+    if given.write and rows:
         write(rows)
 
 
