@@ -105,7 +105,8 @@ def solve(case: Case) -> dict[str, Any]:
     return {
         **asdict(case), "open": OPEN[case.open], "layers": len(found.problem.model.layers), "plans": len(found.space_size),
         "status": found.status, "value": found.value, "gap": found.gap, "branches": counts.branches,
-        "models": counts.iterations, "cpu_s": time.process_time(), "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
+        "models": counts.iterations, "cpu_s": time.process_time(),
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
     }  # fmt: skip
 
 
