@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -13,14 +13,15 @@ from planner.costs.pricer import Site, Sites
 from planner.evaluate.pipeline import crossing_share
 from planner.evaluate.setting import LayerKind, Setting
 from planner.evaluate.tables import MOST_ROWS, Bill, expand_cases, reduce_cases, to_bill
-from planner.graph.experts import Load, MoeTable, least_tables, moe_rows, moe_tables
+from planner.graph.experts import MoeTable, least_tables, moe_rows, moe_tables
 from planner.graph.moe import expert_role, return_role, route_role, transfer_bytes
-from planner.graph.rows import Ints
+from planner.graph.rows import Ints, MoeRows
 from planner.model import Layer
 from search_spaces.experts import ExpertPlacement
 
 Array = NDArray[np.float64]
 MACHINES = 4
+Price = Callable[..., list[Array]]
 TRANSFER_BUFFERS = 2  # micro-batches whose tokens wait on an expert GPU
 
 
@@ -143,15 +144,47 @@ def expert_side(env: Setting, layer: LayerKind, cases: Cases) -> ExpertSide:
 
 def expert_sides(env: Setting, layers: Sequence[LayerKind], cases: Cases) -> list[ExpertSide]:
     """The same for several kinds; those that differ in their expert loads alone are priced in one pass."""
+    return [_expert_side(columns) for columns in _priced(env, layers, cases, _side, 3 * len(fields(Bill)) + 3)]
+
+
+def expert_floors(
+    env: Setting, kind: str, layers: Sequence[LayerKind], sides: Sequence[tuple[Site, Sequence[ExpertPlacement]]],
+    sequences: Sequence[int],
+) -> list[Array]:  # fmt: skip
+    """Least seconds of the experts of a layer of each kind [batches, sides], of any of the placements on the ranks of a side.
+
+    All ranks are of one GPU `kind`. Where expert loads differ it is what no placement on as many GPUs goes below.
+    """
+    placements = tuple(dict.fromkeys(placement for _, own in sides for placement in own))
+    if any(layer.load for layer in layers):
+        env = replace(env, any_placement=True)
+        alike = {(p.tensor_ways, p.router_side): p for p in placements}
+        placements = tuple(alike.values())
+        sides = [
+            (site, [alike[key] for key in dict.fromkeys((p.tensor_ways, p.router_side) for p in own)]) for site, own in sides
+        ]
+    number = {placement: i for i, placement in enumerate(placements)}
+    placement = np.array([number[p] for _, own in sides for p in own], dtype=np.int64)
+    site = np.repeat(np.arange(len(sides)), [len(own) for _, own in sides])
+    sites, batches = tuple(ranks for ranks, _ in sides), len(sequences)
+    every = np.repeat(np.asarray(sequences, dtype=np.int64), site.size)
+    where, none = np.tile(site, batches), np.ones_like(every)
+    cases = Cases(every, none, np.tile(placement, batches), where, where, placements, sites, sites, kind, kind)
+    starts = np.searchsorted(site, np.arange(len(sides)))
+    found = _priced(env, layers, cases, _experts_alone, 1)
+    return [np.minimum.reduceat(seconds.reshape(batches, site.size), starts, axis=1) for (seconds,) in found]
+
+
+def _priced(env: Setting, layers: Sequence[LayerKind], cases: Cases, price: Price, width: int) -> list[list[Array]]:
+    """The `width` columns [N] that are asked for, of each kind of mixture layer."""
     alike: dict[Layer, list[int]] = {}
     for index, kind in enumerate(layers):
         alike.setdefault(kind.layer, []).append(index)
-    found: dict[int, ExpertSide] = {}
+    found: dict[int, list[Array]] = {}
     step = _at_once(cases)
     for layer, same in alike.items():
         for some in (same[at : at + step] for at in range(0, len(same), step)):
-            sides = _loads(env, layer, [layers[i].load for i in some], cases)
-            found.update(zip(some, sides, strict=True))
+            found.update(zip(some, _loads(env, layer, [layers[i] for i in some], cases, price, width), strict=True))
     return [found[index] for index in range(len(layers))]
 
 
@@ -161,25 +194,27 @@ def _at_once(cases: Cases) -> int:
     return max(1, MOST_ROWS // max(1, cases.sequences.size * groups))
 
 
-def _loads(env: Setting, layer: Layer, loads: list[Load], cases: Cases) -> list[ExpertSide]:
+def _loads(
+    env: Setting, layer: Layer, kinds: list[LayerKind], cases: Cases, price: Price, width: int
+) -> list[list[Array]]:  # fmt: skip
     """Equal layers under several expert loads."""
-    count, size = len(loads), cases.sequences.size
+    count, size = len(kinds), cases.sequences.size
     expert_ways = np.array([len(p) for p in cases.expert_places])[cases.expert_site]
     pairs = list(zip(cases.placement.tolist(), expert_ways.tolist(), strict=True))
     distinct = list(dict.fromkeys(pairs))
     build = least_tables if env.any_placement else moe_tables
-    table = build(layer.ffn, [(cases.placements[p], w) for p, w in distinct], loads)
+    table = build(layer.ffn, [(cases.placements[p], w) for p, w in distinct], [k.load for k in kinds])
     number = {pair: i for i, pair in enumerate(distinct)}
     own = np.array([number[pair] for pair in pairs], dtype=np.int64)
     on_attention = np.array([p.router_side == "attention" for p in cases.placements])[cases.placement]
-    columns = [np.zeros((count, size)) for _ in range(3 * len(fields(Bill)) + 3)]
+    columns = [np.zeros((count, size)) for _ in range(width)]
     for side in (True, False):
         at = np.nonzero(on_attention == side)[0]
         if at.size:
-            found = _side(env, layer, _taken(cases, at), table, np.arange(count)[:, None] * len(distinct) + own[at], side)
+            found = price(env, layer, _taken(cases, at), table, np.arange(count)[:, None] * len(distinct) + own[at], side)
             for column, values in zip(columns, found, strict=True):
                 column[:, at] = values.reshape(count, at.size)
-    return [_expert_side([column[i] for column in columns]) for i in range(count)]
+    return [[column[i] for column in columns] for i in range(count)]
 
 
 def _taken(cases: Cases, at: Ints) -> Cases:
@@ -204,11 +239,7 @@ def _side(env: Setting, layer: Layer, cases: Cases, table: MoeTable, options: In
     ways = np.array([len(p) for p in cases.attention_places])[cases.attention_site]
     alike = (option * base + cases.sequences[case]) * len(cases.expert_places) + cases.expert_site[case]
     first, inverse = np.unique(alike, return_index=True, return_inverse=True)[1:]
-    row, entry, starts = expand_cases(table.owner, option[first])
-    here = case[first][row]
-    rows = moe_rows(table, entry, tokens[here], ways[here], cases.shards[here], layer.ffn.top_k)
-    far = Sites(cases.expert_places, cases.expert_site[here], cases.expert_kind)
-    experts = reduce_cases(to_bill(pricer.bill(expert_role(ctx, layer, rows, on_attention), far), row.shape), starts)
+    experts, rows, entry, starts = _experts(env, layer, cases, table, (case[first], option[first]), on_attention)
     received, back_received = (
         np.maximum.reduceat(np.asarray(transfer_bytes(ctx, rows, router)[1], dtype=np.float64), starts)[inverse.ravel()]
         for router in (on_attention, True)
@@ -229,6 +260,25 @@ def _side(env: Setting, layer: Layer, cases: Cases, table: MoeTable, options: In
         m2n(back_received, back_sent, rows.expert_ways, rows.ways, crossing),
         received,
     ]
+
+
+def _experts(
+    env: Setting, layer: Layer, cases: Cases, table: MoeTable, at: tuple[Ints, Ints], on_attention: bool
+) -> tuple[Bill, MoeRows, Ints, Ints]:
+    """The bills of the GPUs of the experts for (case, option) pairs, with their rows: entry of each, first of each pair."""
+    row, entry, starts = expand_cases(table.owner, at[1])
+    here = at[0][row]
+    ways = np.array([len(p) for p in cases.attention_places])[cases.attention_site[here]]
+    rows = moe_rows(table, entry, cases.sequences[here] * env.query_length, ways, cases.shards[here], layer.ffn.top_k)
+    far = Sites(cases.expert_places, cases.expert_site[here], cases.expert_kind)
+    bill = to_bill(env.pricer.bill(expert_role(env.context, layer, rows, on_attention), far), row.shape)
+    return reduce_cases(bill, starts), rows, entry, starts
+
+
+def _experts_alone(env: Setting, layer: Layer, cases: Cases, table: MoeTable, options: Ints, on_attention: bool) -> list[Array]:
+    """Seconds of the GPUs of the experts, as the one column of a `Price`."""
+    case = np.tile(np.arange(options.shape[1]), options.shape[0])
+    return [_experts(env, layer, cases, table, (case, options.ravel()), on_attention)[0].seconds]
 
 
 def _crossing(env: Setting, cases: Cases) -> Array:

@@ -10,16 +10,13 @@ from numpy.typing import NDArray
 
 from planner.costs.pricer import Site
 from planner.evaluate.separate import AttentionSide, Cases, expert_sides, separate_makespan, separate_price
-from planner.evaluate.setting import Setting
-from planner.evaluate.slices import price_blocks
-from planner.evaluate.tables import Bill, Block, FfnOption, StageTable
+from planner.evaluate.tables import Bill, StageTable
+from planner.solve.apart_sides import ApartSides
 from planner.solve.candidates import ApartAsked, ApartFound, Candidates, Rows
-from planner.solve.dominance import undominated
 from planner.solve.objective import SAME
 from planner.solve.pin import Pin, pinned
-from search_spaces.attention import AttentionPartition, TokenSplit
-from search_spaces.experts import ExpertPlacement
-from search_spaces.space import SearchSpace, nested, token_split
+from search_spaces.attention import TokenSplit
+from search_spaces.space import token_split
 from search_spaces.stages import StageChoice
 
 Array = NDArray[np.float64]
@@ -27,59 +24,8 @@ Ints = NDArray[np.int64]
 CHUNK = 256
 
 
-class ApartSpace:
+class ApartSpace(ApartSides):
     """The plans of a space whose experts are apart."""
-
-    def __init__(self, env: Setting, space: SearchSpace, extra_memory: float = 0.0, most_memory: float = float("inf")) -> None:
-        self.env, self.space, self.sizes, self._extra, self._most = env, space, space.sizes, extra_memory, most_memory
-        self.sequences = tuple(sorted({space.sequences(r, m) for r, m in space.branches}))
-
-    @cached_property
-    def splits(self) -> tuple[tuple[Site, Site], ...]:
-        """(attention ranks, expert ranks) of every split over all branches."""
-        strides = {self.space.stride(r) for r, _ in self.space.branches}
-        found: list[tuple[Site, Site]] = []
-        for attention, experts in dict.fromkeys(s for stride in sorted(strides) for s in self.space.separate_splits(stride)):
-            if self.placements(experts):
-                found += self.space.sides(attention, experts)
-        return tuple(found)
-
-    def placements(self, ways: int) -> tuple[ExpertPlacement, ...]:
-        """Placements on `ways` expert GPUs."""
-        if ways not in self._placements:
-            self._placements[ways] = tuple(self.space.pinned(0).experts.separate(self.sizes, ways))
-        return self._placements[ways]
-
-    @cached_property
-    def _placements(self) -> dict[int, tuple[ExpertPlacement, ...]]:
-        return {}
-
-    @cached_property
-    def near(self) -> dict[Site, StageTable]:
-        """Priced attention sides by their ranks."""
-        return self._sides_on(tuple(dict.fromkeys(near for near, _ in self.splits)))
-
-    def _sides_on(self, places: tuple[Site, ...]) -> dict[Site, StageTable]:
-        """Priced attention sides on some ranks."""
-        own = self.space.pinned(0)
-        blocks = []
-        for near in places:
-            partitions = tuple(own.attention.partitions(self.sizes, len(near)))
-            ffns = tuple(FfnOption(m) for m in own.mlp_choices(len(near)))
-            if partitions and ffns:
-                splits = tuple(dict.fromkeys(token_split(self.sizes, p) for p in partitions))
-                kind = self.env.cluster.device_kinds[near[0]]
-                blocks.append(Block(kind, (near,), self.sequences, partitions, ffns, splits))
-        return {t.block.places[0]: t for t in price_blocks(self.env, blocks)} if blocks else {}
-
-    @property
-    def priced(self) -> int:
-        """Options that were priced, before waves."""
-        return sum(
-            len(self.near[near].block.partitions) * len(self.near[near].block.ffns) * len(self.placements(len(far)))
-            for near, far in self.splits
-            if near in self.near
-        ) * len(self.sequences)
 
     def best(
         self,
@@ -99,9 +45,12 @@ class ApartSpace:
         weights = np.ones(ranks.size) if weight is None else np.array([weight(count) for count in ranks.tolist()])
         least = {count: np.inf if most is None else most(count) for count in set(ranks.tolist())}
         limits = np.array([least[count] for count in ranks.tolist()])
-        if self.floor(replicas, micro_batches) * weights.min(initial=np.inf) >= cutoff:
-            return None
-        asked = ApartAsked(replicas, micro_batches, pin, ranks, weights, limits, self._reachable(replicas), cutoff)
+        for experts in (False, True):  # the attention side first: mostly it is priced already
+            floors = self.floors(replicas, micro_batches, experts=experts)
+            floors = np.where(floors <= limits, floors * weights, np.inf)
+            if floors.min(initial=np.inf) >= cutoff:
+                return None
+        asked = ApartAsked(replicas, micro_batches, pin, ranks, weights, limits, self._reachable(replicas), floors, cutoff)
         for candidates, agree in self._candidates(asked):
             self._weigh(candidates, agree, asked)
         return asked.found
@@ -132,16 +81,6 @@ class ApartSpace:
             asked.found = self._wave(candidates, rows, asked.micro_batches, wave, order, asked.cutoff, asked.found)
             asked.cutoff = min(asked.cutoff, np.inf if asked.found is None else asked.found.least * (1 + SAME))
 
-    def floor(self, replicas: int, micro_batches: int) -> float:
-        """Lower bound of the seconds of a branch: the attention side of all micro-batches with the fastest options."""
-        batch = self.sequences.index(self.space.sequences(replicas, micro_batches))
-        least = [
-            sum(float(table.attention[kind].seconds[0, batch].min()) for kind in self.env.kind_of_layer)
-            for near, table in self.near.items()
-            if len(near) < self.space.stride(replicas)
-        ]
-        return micro_batches * min(least, default=np.inf)
-
     def least(self, replicas: int, micro_batches: int) -> tuple[float, float]:
         """(chain of one micro-batch, lower bound of the makespan) of a branch with the best candidate for each."""
         chain, bound = np.inf, np.inf
@@ -151,18 +90,6 @@ class ApartSpace:
             both = np.maximum(candidates.chain, micro_batches * candidates.load)[at]
             bound = min(bound, float(both.min(initial=np.inf)))
         return chain, bound
-
-    def _reachable(self, replicas: int) -> NDArray[np.bool_]:
-        """Which splits a replica's ranks have room for."""
-        stride = self.space.stride(replicas)
-        if stride not in self._room:
-            pairs = set(self.space.separate_splits(stride))
-            self._room[stride] = np.array([(len(near), len(far)) in pairs for near, far in self.splits], dtype=bool)
-        return self._room[stride]
-
-    @cached_property
-    def _room(self) -> dict[int, NDArray[np.bool_]]:
-        return {}
 
     def _agree(self, candidates: Candidates, pin: Pin | None) -> NDArray[np.bool_]:
         """Which candidates agree with a pin."""
@@ -177,16 +104,6 @@ class ApartSpace:
     @cached_property
     def _masks(self) -> dict[tuple[tuple[str, object], ...], tuple[NDArray[np.bool_], ...]]:
         return {}
-
-    @cached_property
-    def options(self) -> tuple[tuple[AttentionPartition, ...], tuple[FfnOption, ...], tuple[ExpertPlacement, ...]]:
-        """Every partition, FFN option and placement that some split may use."""
-        blocks = [table.block for table in self.near.values()]
-        return (
-            tuple(dict.fromkeys(p for block in blocks for p in block.partitions)),
-            tuple(dict.fromkeys(f for block in blocks for f in block.ffns)),
-            tuple(dict.fromkeys(p for _, far in self.splits for p in self.placements(len(far)))),
-        )
 
     def least_excess(self, replicas: int, micro_batches: int, most_ranks: float = np.inf) -> float:
         """Fewest bytes by which a candidate on at most `most_ranks` GPUs exceeds the memory (inf without candidates)."""
@@ -268,53 +185,6 @@ class ApartSpace:
             rows.setdefault((kinds[near[0]], kinds[far[0]]), []).append(block)
         joined = {pair: np.concatenate(blocks, axis=1) for pair, blocks in rows.items()}
         return tuple(self._price(sequences, kept, pair, *block) for pair, block in joined.items() if block.size)
-
-    def _useful(self, near: Site, sequences: int) -> Ints:
-        """(partition, FFN) pairs [2, n] of an attention side that no other with the same grid and split beats in all bills."""
-        key = (near, sequences)
-        if key not in self._pairs:
-            self._pairs[key] = self._undominated(near, sequences)
-        return self._pairs[key]
-
-    @cached_property
-    def _pairs(self) -> dict[tuple[Site, int], Ints]:
-        return {}
-
-    def _undominated(self, near: Site, sequences: int) -> Ints:
-        """The pairs [2, n] of `_useful`."""
-        table, batch = self.near[near], self.sequences.index(sequences)
-        block, shards, (index, grid, _) = table.block, table.block.shards, self.grids(near)
-        legal = self.legal(near, sequences)
-        columns = [getattr(bill, name)[0, batch] for bill in table.attention for name in Bill.__slots__]
-        data = np.stack(columns, axis=1)
-        alike = [np.nonzero(legal & (grid == number))[0] for number in np.unique(grid[legal])]
-        keep = np.sort(np.concatenate([some[undominated(data[some])] for some in alike] or [grid[:0]]))
-        beside = [[f for f, x in enumerate(block.ffns) if nested(count, len(near) // x.mlp_ways)] for count in shards]
-        pairs = [(a, f) for a, split in zip(keep.tolist(), index[keep].tolist(), strict=True) for f in beside[split]]
-        return np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-
-    def legal(self, near: Site, sequences: int) -> NDArray[np.bool_]:
-        """Which partitions of an attention side a micro-batch can be split by [A]."""
-        index, _, parts = self.grids(near)
-        shards = np.array(self.near[near].block.shards, dtype=np.int64)[index]
-        return np.asarray((sequences % parts == 0) & (shards <= sequences * self.sizes.query_length))
-
-    def grids(self, near: Site) -> tuple[Ints, Ints, Ints]:
-        """Of each partition of an attention side: index of its token split, number of its grid and split, batch parts [A]."""
-        if near not in self._grids:
-            block = self.near[near].block
-            number = {split: i for i, split in enumerate(block.splits)}
-            index = [number[token_split(self.sizes, p)] for p in block.partitions]
-            grids = [(p.head_groups, p.dimension_segments, p.batch_parts, p.context_parts) for p in block.partitions]
-            keys = {key: i for i, key in enumerate(dict.fromkeys(zip(index, grids, strict=True)))}
-            each = [keys[key] for key in zip(index, grids, strict=True)]
-            columns = (index, each, [p.batch_parts for p in block.partitions])
-            self._grids[near] = tuple(np.array(column, dtype=np.int64) for column in columns)  # type: ignore[assignment]
-        return self._grids[near]
-
-    @cached_property
-    def _grids(self) -> dict[Site, tuple[Ints, Ints, Ints]]:
-        return {}
 
     def _price(
         self, sequences: int, kept: int, kinds: tuple[str, str], split: Ints, partition: Ints, mlp: Ints, placement: Ints

@@ -55,7 +55,8 @@ class Rows:
 @dataclass
 class ApartAsked:
     """What is asked of a branch, and the best plan so far: only values below `cutoff` count. Arrays are per split of the GPUs:
-    GPUs of a replica, what seconds are multiplied by, seconds allowed, whether a replica has room for it.
+    GPUs of a replica, what seconds are multiplied by, seconds allowed, whether a replica has room for it, and a lower bound
+    of the value (inf where the seconds are too many).
     """
 
     replicas: int
@@ -65,6 +66,7 @@ class ApartAsked:
     weights: Array
     limits: Array
     reachable: NDArray[np.bool_]
+    floors: Array
     cutoff: float
     found: ApartFound | None = None
 

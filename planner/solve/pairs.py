@@ -15,6 +15,7 @@ from planner.evaluate.separate import AttentionSide, Cases, ExpertSide, separate
 from planner.evaluate.setting import Setting
 from planner.evaluate.tables import Bill, Block, FfnOption, StageTable
 from planner.solve.apart import ApartSpace
+from planner.solve.apart_sides import ROUNDING
 from planner.solve.blocks import PricedSpace
 from planner.solve.candidates import ApartAsked, Candidates
 from planner.solve.pin import pinned
@@ -26,8 +27,6 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 MANY = 100_000
 """So many candidates of one branch are not tabulated."""
-ROUNDING = 1e-9
-"""Sums over layers in another order differ by less, relative to each other."""
 FIRST_SPLITS, MOST_SPLITS = 8, 128
 FIRST_ROWS, MOST_ROWS = 256, 4096
 
@@ -67,11 +66,15 @@ class ApartPairs(ApartSpace):
 
     def _candidates(self, asked: ApartAsked) -> Iterator[tuple[Candidates, Bools]]:
         key = self._key(asked.replicas, asked.micro_batches)
-        if not self._many(key[0]):
+        if key in self._branches or (not self._few(asked) and not self._many(key[0])):
             yield from super()._candidates(asked)
             return
         for candidates in self._promising(asked, key):
             yield candidates, np.ones(candidates.split.shape, dtype=bool)
+
+    def _few(self, asked: ApartAsked) -> bool:
+        """Whether so few splits are open that no table pays; one serves many pins."""
+        return not asked.pin and int(np.count_nonzero(asked.floors < asked.cutoff)) <= FIRST_SPLITS
 
     def _many(self, sequences: int) -> bool:
         """Whether there are too many candidates to tabulate: always on a large cluster."""
@@ -81,7 +84,7 @@ class ApartPairs(ApartSpace):
                 or sum(
                     self._useful(near, sequences).shape[1] * len(self.placements(len(far)))
                     for near, far in self.splits
-                    if self._usable(near, sequences)
+                    if self.usable(near, sequences)
                 )
                 > MANY
             )
@@ -90,40 +93,6 @@ class ApartPairs(ApartSpace):
     @cached_property
     def _counts(self) -> dict[int, bool]:
         return {}
-
-    def _usable(self, near: Site, sequences: int) -> bool:
-        """Whether an attention side has options, and a token for each of its GPUs."""
-        return near in self.near and len(near) <= sequences * self.sizes.query_length
-
-    def _least(self, near: Site, sequences: int) -> float:
-        """Least seconds of a micro-batch on an attention side, each kind of layer with its fastest option."""
-        key = (near, sequences)
-        if key not in self._floors and not self._usable(near, sequences):
-            self._floors[key] = np.inf
-        if key not in self._floors:
-            table, batch, index = self.near[near], self.sequences.index(sequences), self.grids(near)[0]
-            counts = np.bincount(np.asarray(self.env.kind_of_layer), minlength=len(self.env.kinds)).tolist()
-            ends = [bill.seconds[0, batch] for bill in (table.embedding, table.head) if bill is not None]
-            beside = np.sum(ends, axis=0) if ends else np.zeros(len(table.block.splits))
-            own = np.zeros(index.shape)
-            for kind, count in enumerate(counts):
-                own = own + count * table.attention[kind].seconds[0, batch]
-                if not self.env.kinds[kind].moe:
-                    beside = beside + count * table.ffn[kind].seconds[0, batch].min(axis=1, initial=np.inf)
-            seconds = np.where(self.legal(near, sequences), own + beside[index], np.inf)
-            self._floors[key] = float(seconds.min(initial=np.inf))
-        return self._floors[key]
-
-    @cached_property
-    def _floors(self) -> dict[tuple[Site, int], float]:
-        return {}
-
-    @cached_property
-    def _attention_sides(self) -> tuple[list[Site], Ints]:
-        """The different attention sides, and for every split which it has."""
-        nears = list(dict.fromkeys(near for near, _ in self.splits))
-        number = {near: i for i, near in enumerate(nears)}
-        return nears, np.array([number[near] for near, _ in self.splits], dtype=np.int64)
 
     def _near(self, near: Site, sequences: int) -> Near:
         """The options of an attention side."""
@@ -155,14 +124,6 @@ class ApartPairs(ApartSpace):
             kept.update(zip(some, far_options(self.env, sequences, jobs), strict=True))
         return {n: kept[n] for n in numbers}
 
-    def floor(self, replicas: int, micro_batches: int) -> float:
-        """Lower bound of a branch: the attention side of all micro-batches with the fastest options."""
-        if not self.space.regular:
-            return super().floor(replicas, micro_batches)
-        sequences, stride = self.space.sequences(replicas, micro_batches), self.space.stride(replicas)
-        sides = self._attention_sides[0]
-        return micro_batches * min((self._least(near, sequences) for near in sides if len(near) < stride), default=np.inf)
-
     def _kinds(self, number: int) -> tuple[str, str]:
         """GPU kinds of both sides of a split."""
         near, far = self.splits[number]
@@ -175,12 +136,9 @@ class ApartPairs(ApartSpace):
 
     def _promising(self, asked: ApartAsked, key: tuple[int, int]) -> Iterator[Candidates]:
         """Candidates below the cutoff, that of the moment, the splits with the lowest bounds first."""
-        nears, number = self._attention_sides
-        least = asked.micro_batches * np.array([self._least(near, key[0]) for near in nears])[number]
-        floors = np.where(asked.reachable & (least <= asked.limits), least * asked.weights, np.inf)
-        order, at, step = np.argsort(floors, kind="stable"), 0, FIRST_SPLITS
+        order, at, step = np.argsort(asked.floors, kind="stable"), 0, FIRST_SPLITS
         while at < order.size:
-            some = [int(n) for n in order[at : at + step] if floors[n] < asked.cutoff]
+            some = [int(n) for n in order[at : at + step] if asked.floors[n] < asked.cutoff]
             if not some:
                 return
             yield from self._of_splits(some, asked, key)
@@ -243,7 +201,7 @@ class ApartPairs(ApartSpace):
         if not self._many(key[0]):
             return super().least(replicas, micro_batches)
         room = zip(self.splits, self._reachable(replicas).tolist(), strict=True)
-        sides = dict.fromkeys(near for (near, _), fits in room if fits and self._usable(near, key[0]))
+        sides = dict.fromkeys(near for (near, _), fits in room if fits and self.usable(near, key[0]))
         least = min((float(self._near(near, key[0]).seconds.min(initial=np.inf)) for near in sides), default=np.inf)
         return least, micro_batches * least
 
@@ -255,7 +213,7 @@ class ApartPairs(ApartSpace):
         wave, least, room = min(self.space.waves(micro_batches), default=1), np.inf, self._reachable(replicas)
         numbers = [
             n for n, (near, far) in enumerate(self.splits)
-            if room[n] and self._usable(near, key[0]) and len(near) + len(far) <= most_ranks
+            if room[n] and self.usable(near, key[0]) and len(near) + len(far) <= most_ranks
         ]  # fmt: skip
         for at in range(0, len(numbers), MOST_SPLITS):
             for number, far in self._far(numbers[at : at + MOST_SPLITS], key[0]).items():
