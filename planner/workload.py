@@ -75,6 +75,12 @@ class Workload:
             return self
         return replace(self, phase="prefill", training=None)
 
+    def load_rows(self, mixtures: int) -> tuple[int, ...]:
+        """For each of the model's layers with experts, counted from 0, the first one whose loads are the same."""
+        loads = self.expert_load or ((),)
+        first: dict[tuple[float, ...], int] = {}
+        return tuple(first.setdefault(loads[layer % len(loads)], layer) for layer in range(mixtures))
+
     @property
     def query_length(self) -> int:
         """Tokens of one sequence that go through the model in one pass."""

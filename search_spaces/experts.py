@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from search_spaces.sizes import Sizes, divisors, share
 
 Form = Literal["local", "dispatch", "separate"]
+Placement = tuple[tuple[int, ...], ...]
+"""The groups that hold each expert."""
+Placed = Placement | tuple[Placement, ...]
+"""A placement for all layers, or one for every layer with experts in turn."""
 RouterSide = Literal["attention", "expert"]
 
 FORMS: tuple[Form, ...] = ("local", "dispatch")
@@ -22,21 +26,48 @@ class ExpertPlacement:
     local: every GPU sees all tokens and computes its own experts, the partial outputs are summed. dispatch: tokens are
     split over the GPUs and travel to their experts and back. separate: the experts have GPUs of their own, `devices` of
     them, after the attention GPUs of the stage. `placement[e]` lists the groups that hold expert e (several = replicas
-    that share its load); empty means consecutive experts, as even as can be, larger groups first.
+    that share its load); empty means consecutive experts, as even as can be, larger groups first. A placement by layer has
+    one such list for every layer of the model that has experts; `at` says what it is in one of them.
     """
 
     form: Form = "local"
     tensor_ways: int = 1
     devices: int = 0
-    placement: tuple[tuple[int, ...], ...] = ()
+    placement: Placed = ()
     router_side: RouterSide = "attention"
 
-    def groups(self, experts: int, ways: int) -> tuple[tuple[int, ...], ...]:
-        """The groups of every expert, the default placement spelled out; `ways` GPUs hold experts."""
-        return self.placement or contiguous_placement(experts, ways // self.tensor_ways)
+    @property
+    def by_layer(self) -> bool:
+        """Whether every layer has a placement of its own."""
+        return is_by_layer(self.placement)
+
+    def at(self, row: int) -> ExpertPlacement:
+        """The same in the `row`-th layer with experts."""
+        return replace(self, placement=of_row(self.placement, row)) if self.by_layer else self
+
+    def groups(self, experts: int, ways: int) -> Placement:
+        """The groups of every expert, the default placement spelled out; `ways` GPUs hold experts. Of one by layer: those of
+        the first.
+        """
+        return of_row(self.placement, 0) or contiguous_placement(experts, ways // self.tensor_ways)
 
 
-def contiguous_placement(experts: int, groups: int) -> tuple[tuple[int, ...], ...]:
+def is_by_layer(placed: Placed) -> bool:
+    """Whether a placement has one list of experts for every layer."""
+    return bool(placed) and bool(placed[0]) and not isinstance(placed[0][0], int)
+
+
+def of_row(placed: Placed, row: int) -> Placement:
+    """A placement in the `row`-th layer with experts."""
+    return placed[row] if is_by_layer(placed) else placed  # type: ignore[return-value]
+
+
+def rows_of(placed: Placed) -> tuple[Placement, ...]:
+    """The placements of the layers in turn; of one for all layers that one alone."""
+    return placed if is_by_layer(placed) else (placed,)  # type: ignore[return-value]
+
+
+def contiguous_placement(experts: int, groups: int) -> Placement:
     """Consecutive experts per group, as even as can be, the larger groups first."""
     placed: list[tuple[int, ...]] = []
     for group in range(groups):
@@ -55,9 +86,9 @@ class ExpertDomain:
     form: tuple[Form, ...] | None = None
     tensor_ways: tuple[int, ...] | None = None
     devices: tuple[int, ...] | None = None
-    placement: tuple[tuple[tuple[int, ...], ...], ...] | None = None
+    placement: tuple[Placed, ...] | None = None
     router_side: tuple[RouterSide, ...] | None = None
-    searched: tuple[tuple[int, tuple[tuple[tuple[int, ...], ...], ...]], ...] = ()
+    searched: tuple[tuple[int, tuple[Placed, ...]], ...] = ()
 
     def shared(self, sizes: Sizes, ways: int) -> Iterator[ExpertPlacement]:
         """Placements on the GPUs of a stage that computes attention and experts, in a fixed order."""
@@ -81,17 +112,31 @@ class ExpertDomain:
             for placement in self._placements(sizes, groups):
                 yield ExpertPlacement(form, tensor_ways, devices, placement, side)
 
-    def _placements(self, sizes: Sizes, groups: int) -> list[tuple[tuple[int, ...], ...]]:
+    def _placements(self, sizes: Sizes, groups: int) -> list[Placed]:
         """The legal placements on `groups` groups, the default one as the empty tuple, each once."""
         if self.placement is None:
             return [(), *dict(self.searched).get(groups, ())] if groups <= sizes.experts else []
         default = contiguous_placement(sizes.experts, groups)
         legal = (p or default for p in self.placement)
-        return list(dict.fromkeys(() if p == default else p for p in legal if legal_placement(p, sizes.experts, groups)))
+        return list(dict.fromkeys(() if p == default else p for p in legal if legal_placed(p, sizes, groups)))
 
 
-def legal_placement(placement: tuple[tuple[int, ...], ...], experts: int, groups: int) -> bool:
+def legal_placed(placed: Placed, sizes: Sizes, groups: int) -> bool:
+    """Whether a placement is legal in every layer, and alike where loads are."""
+    rows = dict.fromkeys(rows_of(placed))
+    return all(legal_placement(row, sizes.experts, groups) for row in rows) and (
+        not is_by_layer(placed) or matches_rows(placed, sizes)
+    )
+
+
+def legal_placement(placement: Placement, experts: int, groups: int) -> bool:
     """Whether every expert has at least one group and no group twice."""
     return len(placement) == experts and all(
         held and len(set(held)) == len(held) and all(0 <= g < groups for g in held) for held in placement
     )
+
+
+def matches_rows(placed: Placed, sizes: Sizes) -> bool:
+    """Whether a placement by layer has one for every layer with experts, the same where the loads are the same."""
+    rows = rows_of(placed)
+    return len(rows) == len(sizes.expert_rows) and all(rows[row] == rows[first] for row, first in enumerate(sizes.expert_rows))

@@ -16,7 +16,8 @@ class Sizes:
 
     `dense` and `moe` say whether the model has layers of that kind. `query_length` is the tokens of one sequence that
     pass through the model at once (1 in decode), `kv_length` the keys a query may see.
-    `kind_of_device` and `domain_of_device` number the GPU kind and the scale-up domain of every rank.
+    `kind_of_device` and `domain_of_device` number the GPU kind and the scale-up domain of every rank. `expert_rows` has for
+    every layer with experts, in order, the first one whose expert loads are the same: these share a placement.
     """
 
     phase: Literal["prefill", "decode"]
@@ -39,6 +40,7 @@ class Sizes:
     kind_of_device: tuple[int, ...]
     domain_of_device: tuple[int, ...]
     context_prefill: bool = True
+    expert_rows: tuple[int, ...] = ()
 
     @property
     def devices(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from search_spaces.attention import AttentionPartition
 from search_spaces.experts import ExpertPlacement
@@ -23,6 +23,10 @@ class StageChoice:
     attention: AttentionPartition = field(default_factory=AttentionPartition)
     mlp_ways: int = 1
     experts: ExpertPlacement | None = None
+
+    def at(self, row: int) -> StageChoice:
+        """The stage with the placement that its experts have in the `row`-th layer with experts of the model."""
+        return replace(self, experts=self.experts.at(row)) if self.experts is not None and self.experts.by_layer else self
 
     @property
     def separate(self) -> bool:

@@ -22,6 +22,7 @@ from planner.evaluate.measures import measures
 from planner.evaluate.setting import Setting
 from planner.evaluate.waves import waves_path
 from planner.plan import choice_to_dict, plan_space
+from search_spaces.experts import Placed
 from search_spaces.space import SearchSpace
 from search_spaces.stages import Choice
 
@@ -72,7 +73,7 @@ def with_placements_of(space: SearchSpace, choice: Choice) -> SearchSpace:
     """The space with the placements of a plan among those that it lists; it must leave placements open."""
     if space.experts.placement is not None or space.layout:
         raise RefusedError("any placement is claimed of a space that pins placements")
-    found: dict[int, tuple[tuple[tuple[int, ...], ...], ...]] = {}
+    found: dict[int, tuple[Placed, ...]] = {}
     for stage in choice.stages:
         if stage.experts is not None and stage.experts.placement:
             groups = len(stage.expert_devices) // stage.experts.tensor_ways

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from planner.check.declared import Declared, computed_pairs, kept_pairs, layer_weights
 from planner.check.findings import Finding
+from planner.graph.experts import layer_rows
 from planner.graph.nodes import Graph, Node
 from planner.graph.ops import Kind
 from planner.model import Layer, ModelSpec
@@ -32,6 +33,7 @@ def check_conservation(model: ModelSpec, workload: Workload, sizes: Sizes, choic
         turns[node.step, node.micro_batch][node.stage, layer].append(node)
     declared = [Declared(model, workload, sizes, stage) for stage in choice.stages]
     found: list[Finding] = []
+    rows = layer_rows(model, workload)
     for turn, parts in sorted(turns.items()):
         later = f", micro-batch {turn[1]}" if turn != min(turns) else ""
         for (stage, index), nodes in sorted(parts.items()):
@@ -39,7 +41,8 @@ def check_conservation(model: ModelSpec, workload: Workload, sizes: Sizes, choic
             if index < 0:
                 told = _outer(declared[stage], nodes, f"stages[{stage}]{later}", sequences, *ends)
             else:
-                told = _layer(declared[stage], model.layers[index], nodes, f"stages[{stage}].layer {index}{later}", sequences)
+                where = f"stages[{stage}].layer {index}{later}"
+                told = _layer(declared[stage].at(rows[index]), model.layers[index], nodes, where, sequences)
             found += told if not later else (finding for finding in told if finding.severity != "info")
     return tuple(found)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from planner.model import Attention, Ffn, Layer, ModelSpec
@@ -25,6 +25,10 @@ class Declared:
     workload: Workload
     sizes: Sizes
     stage: StageChoice
+
+    def at(self, row: int) -> Declared:
+        """The same in a layer whose entry of a placement by layer is `row`."""
+        return self if not self.placement.by_layer else replace(self, stage=self.stage.at(row))
 
     @property
     def near(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil
 
 import numpy as np
@@ -19,13 +20,13 @@ from planner.check.run.load import ALL, AXES
 from planner.check.run.split import Split
 from planner.check.run.twin import Twin
 from planner.check.run.world import StageTokens, World
-from planner.graph.experts import layer_loads
+from planner.graph.experts import layer_loads, layer_rows
 from planner.graph.nodes import Node
 from planner.graph.ops import AttentionDims, Kind
 from planner.model import Layer, ModelSpec
 from planner.workload import Workload
 from search_spaces.sizes import Sizes
-from search_spaces.stages import Choice
+from search_spaces.stages import Choice, StageChoice
 
 EMPTY = np.zeros((1, 1), dtype=np.int64)
 
@@ -38,26 +39,34 @@ class _Parts:
     workload: Workload
     sizes: Sizes
     choice: Choice
-    _splits: dict[tuple[int, int, bool, Layer | None], Split] = field(default_factory=dict)
-    _shapes: dict[tuple[int, int, bool, Layer | None, str], tuple[int, ...] | None] = field(default_factory=dict)
+    _splits: dict[tuple[StageChoice, int, bool, Layer | None], Split] = field(default_factory=dict)
+    _shapes: dict[tuple[StageChoice, int, bool, Layer | None, str], tuple[int, ...] | None] = field(default_factory=dict)
+
+    @cached_property
+    def _rows(self) -> tuple[int, ...]:
+        return layer_rows(self.model, self.workload)
 
     def split(self, node: Node) -> Split | None:
         """What a GPU holds of an operator's layer; None where it is not one of those that run it."""
-        stage, apart = self.choice.stages[node.stage], node.role == "experts"
+        stage, apart = self._stage(node), node.role == "experts"
         ranks = stage.expert_devices if apart else stage.attention_devices
         if node.devices[0] not in ranks:
             return None
         layer = None if node.layer is None else self.model.layers[node.layer]
-        key = node.stage, node.devices[0], apart, layer
+        key = stage, node.devices[0], apart, layer
         if key not in self._splits:
             twin = Twin(self.model, self.workload, self.sizes, self.choice, (), 1)
             world = World(twin, {}, Tokens(EMPTY, EMPTY, EMPTY > 0), Trace({}))
             self._splits[key] = Split(world, StageTokens(world, stage, 0), ranks.index(node.devices[0]), layer, apart)
         return self._splits[key]
 
+    def _stage(self, node: Node) -> StageChoice:
+        """The stage of an operator, its experts as its layer has them."""
+        return self.choice.stages[node.stage].at(0 if node.layer is None else self._rows[node.layer])
+
     def shape(self, node: Node, split: Split, name: str) -> tuple[int, ...] | None:
         """The shape of a GPU's part of a weight; None where the model has no such weight or it is held whole."""
-        key = node.stage, node.devices[0], split.apart, split.layer, name
+        key = split.at.stage, node.devices[0], split.apart, split.layer, name
         if key not in self._shapes:
             weights = self.model.outer_weights() if split.layer is None else split.layer.weights(self.model.hidden)
             whole = {weight.name: weight.shape for weight in weights}

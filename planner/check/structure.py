@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from planner.check.findings import Finding
 from search_spaces.attention import legal_grid
-from search_spaces.experts import legal_placement
+from search_spaces.experts import Placement, contiguous_placement, legal_placement, matches_rows, rows_of
 from search_spaces.sizes import Sizes
 from search_spaces.space import residual_shards
 from search_spaces.stages import Choice, StageChoice, replica_stride
@@ -147,7 +147,16 @@ def _experts(sizes: Sizes, stage: StageChoice, where: str) -> Iterator[Finding]:
         yield _error("STRUCT011", f"{where}.tensor_ways", message, placement.tensor_ways, f"a divisor of {ways}")
         return
     groups = ways // placement.tensor_ways
-    placed = placement.groups(sizes.experts, ways)
+    if placement.by_layer and not matches_rows(placement.placement, sizes):
+        told, wanted = len(rows_of(placement.placement)), f"{len(sizes.expert_rows)}, alike where layers have equal loads"
+        message = f"a placement by layer with {told} rows does not fit the layers with experts and their loads"
+        yield _error("STRUCT010", f"{where}.placement_by_layer", message, told, wanted, "give every such layer its row")
+        return
+    for row in dict.fromkeys(rows_of(placement.placement)):
+        yield from _placed(sizes, row or contiguous_placement(sizes.experts, groups), groups, where)
+
+
+def _placed(sizes: Sizes, placed: Placement, groups: int, where: str) -> Iterator[Finding]:
     if not legal_placement(placed, sizes.experts, groups):
         bad = [
             e for e, held in enumerate(placed) if not held or len(set(held)) < len(held) or not set(held) <= set(range(groups))

@@ -185,4 +185,4 @@ class StageRoles:
 
     def moe_rows(self, layer: LayerKind, experts_apart: bool = False) -> MoeRows:
         """Rows of a mixture, one per GPU: its own group of experts, its place and its column."""
-        return moe_device_rows(self.stage, layer.layer.ffn, layer.load, self.tokens, self.shards, experts_apart)
+        return moe_device_rows(self.stage.at(layer.row), layer.layer.ffn, layer.load, self.tokens, self.shards, experts_apart)

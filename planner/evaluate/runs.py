@@ -112,7 +112,7 @@ class StageRuns:
 
     def moe_rows(self, layer: LayerKind) -> MoeRows:
         """Rows of a mixture: one per different group of experts."""
-        table = moe_table(layer.layer.ffn, [(self._experts, len(self.far))], layer.load)
+        table = moe_table(layer.layer.ffn, [(self._experts, len(self.far))], layer.load, layer.row)
         entry = np.arange(table.owner.size)
         tokens, ways, shards = (
             self._full(x, entry) for x in (self.sequences * self.env.query_length, len(self.near), self.shards)

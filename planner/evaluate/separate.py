@@ -203,7 +203,7 @@ def _loads(
     pairs = list(zip(cases.placement.tolist(), expert_ways.tolist(), strict=True))
     distinct = list(dict.fromkeys(pairs))
     build = least_tables if env.any_placement else moe_tables
-    table = build(layer.ffn, [(cases.placements[p], w) for p, w in distinct], [k.load for k in kinds])
+    table = build(layer.ffn, [(cases.placements[p], w) for p, w in distinct], [k.load for k in kinds], [k.row for k in kinds])
     number = {pair: i for i, pair in enumerate(distinct)}
     own = np.array([number[pair] for pair in pairs], dtype=np.int64)
     on_attention = np.array([p.router_side == "attention" for p in cases.placements])[cases.placement]

@@ -12,7 +12,7 @@ from planner.costs.pricer import Pricer
 from planner.costs.training import load_stack, training_pricer
 from planner.evaluate.shared import Rooms, rooms_for
 from planner.graph.context import RoleContext
-from planner.graph.experts import layer_loads
+from planner.graph.experts import layer_loads, layer_rows
 from planner.model import Layer, ModelSpec
 from planner.workload import Workload
 
@@ -21,10 +21,11 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True, slots=True)
 class LayerKind:
-    """Layers that cost the same: equal structure and equal expert loads."""
+    """Layers that cost the same: equal structure and equal expert loads, so the same entry (`row`) of a placement by layer."""
 
     layer: Layer
     load: tuple[float, ...] = ()
+    row: int = 0
 
     @property
     def moe(self) -> bool:
@@ -54,8 +55,8 @@ class Setting:
     @cached_property
     def layers(self) -> tuple[LayerKind, ...]:
         """Every layer with its expert load (the rows of the workload's histogram go to MoE layers in turn)."""
-        loads = layer_loads(self.model, self.workload)
-        return tuple(LayerKind(layer, load) for layer, load in zip(self.model.layers, loads, strict=True))
+        loads, rows = layer_loads(self.model, self.workload), layer_rows(self.model, self.workload)
+        return tuple(LayerKind(*kind) for kind in zip(self.model.layers, loads, rows, strict=True))
 
     @cached_property
     def kinds(self) -> tuple[LayerKind, ...]:

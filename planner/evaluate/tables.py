@@ -14,7 +14,7 @@ from planner.evaluate.parts import attentions
 from planner.evaluate.rows import attention_rows, partition_table
 from planner.evaluate.setting import LayerKind, Setting
 from planner.graph.attention import attention_role
-from planner.graph.experts import Load, least_tables, moe_rows, moe_tables
+from planner.graph.experts import least_tables, moe_rows, moe_tables
 from planner.graph.head import embedding_role, head_role, receive_role
 from planner.graph.mlp import mlp_role
 from planner.graph.moe import dispatch_role, local_role
@@ -182,11 +182,11 @@ class _Pricing:
             alike.setdefault(kind.layer, []).append(index)
         found: dict[int, list[Bill]] = {}
         for layer, same in alike.items():
-            found.update(zip(same, self._ffn(blocks, sites, layer, [self.env.kinds[i].load for i in same]), strict=True))
+            found.update(zip(same, self._ffn(blocks, sites, layer, [self.env.kinds[i] for i in same]), strict=True))
         return [found[index] for index in range(len(self.env.kinds))]
 
-    def _ffn(self, blocks: list[Block], sites: list[Ints], layer: Layer, loads: list[Load]) -> list[list[Bill]]:
-        """FFN bills [sites, batches, R, U] of each block, for each of the expert loads."""
+    def _ffn(self, blocks: list[Block], sites: list[Ints], layer: Layer, kinds: list[LayerKind]) -> list[list[Bill]]:
+        """FFN bills [sites, batches, R, U] of each block, for each of the kinds, which differ in their expert loads."""
         own = [_told_apart(block, layer)[0] for block in blocks]
         shapes = [(len(b.places), len(b.sequences), len(b.shards), len(u)) for b, u in zip(blocks, own, strict=True)]
         options = [np.arange(len(b.shards) * len(u)) for b, u in zip(blocks, own, strict=True)]
@@ -200,23 +200,25 @@ class _Pricing:
         tokens = case[1] * self.env.query_length
         if layer.ffn.kind == "moe":
             step = max(1, MOST_ROWS // max(1, int(width.sum())))
-            some = (loads[at : at + step] for at in range(0, len(loads), step))
+            some = (kinds[at : at + step] for at in range(0, len(kinds), step))
             bills = [bill for few in some for bill in self._moe(layer, few, case[0], tokens, width, shards, ffn)]
         else:
             ways = np.array([f.mlp_ways for f in ffn], dtype=np.int64)
             rows = FfnRows(tokens, width, shards, ways, np.zeros_like(ways))
-            bills = [self._bill(mlp_role(self.env.context, layer, rows), case[0])] * len(loads)
+            bills = [self._bill(mlp_role(self.env.context, layer, rows), case[0])] * len(kinds)
         return [_split(bill, shapes) for bill in bills]
 
     def _moe(
-        self, layer: Layer, loads: list[Load], site: Ints, tokens: Ints, width: Ints, shards: Ints, ffn: list[FfnOption]
+        self, layer: Layer, kinds: list[LayerKind], site: Ints, tokens: Ints, width: Ints, shards: Ints, ffn: list[FfnOption]
     ) -> list[Bill]:
         """Bills of cases for each load: of the groups of GPUs that hold different experts the largest."""
+        loads = [kind.load for kind in kinds]
         keys = [(id(f), int(w)) for f, w in zip(ffn, width, strict=True)]  # a placement is long: not to be hashed for each case
         option = {id(f): f.experts or ExpertPlacement() for f in ffn}
         distinct = [(option[key], w) for key, w in dict.fromkeys(keys)]
         number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-        table = (least_tables if self.env.any_placement else moe_tables)(layer.ffn, distinct, loads)
+        build_table = least_tables if self.env.any_placement else moe_tables
+        table = build_table(layer.ffn, distinct, loads, [kind.row for kind in kinds])
         own, count = np.array([number[key] for key in keys], dtype=np.int64), len(distinct)
         form = np.array([placement.form == "dispatch" for placement, _ in distinct], dtype=np.int64)
         dispatched = form[table.owner % count]

@@ -254,7 +254,7 @@ class _Pricing:
         keys = [(case.experts or ExpertPlacement(), len(case.devices)) for case in self.cases]
         distinct = list(dict.fromkeys(keys))
         number = {key: i for i, key in enumerate(distinct)}
-        table = moe_table(layer.layer.ffn, distinct, layer.load)
+        table = moe_table(layer.layer.ffn, distinct, layer.load, layer.row)
         row, entry, _ = expand_cases(table.owner, np.array([number[key] for key in keys], dtype=np.int64))
         group = np.array([self.cases[i].dispatched for i in row], dtype=np.int64)
 

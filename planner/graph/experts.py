@@ -12,11 +12,19 @@ from numpy.typing import NDArray
 from planner.graph.rows import Ints, MoeRows
 from planner.model import Ffn, ModelSpec
 from planner.workload import Workload
-from search_spaces.experts import ExpertPlacement, contiguous_placement
+from search_spaces.experts import ExpertPlacement, Placement, contiguous_placement, of_row
 from search_spaces.stages import StageChoice
 
 Load = tuple[float, ...]
-Placement = tuple[tuple[int, ...], ...]
+
+
+def layer_rows(model: ModelSpec, workload: Workload) -> tuple[int, ...]:
+    """For every layer which entry of a placement by layer is its own (0 without experts): layers with equal loads have the
+    first one's.
+    """
+    moe = [layer.ffn.kind == "moe" for layer in model.layers]
+    rows = iter(workload.load_rows(sum(moe)))
+    return tuple(next(rows) if mixture else 0 for mixture in moe)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +79,27 @@ class MoeTable:
     part: NDArray[np.float64]
 
 
-def moe_table(ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], load: Load) -> MoeTable:
-    """(placement, GPUs that hold experts) pairs as columns; `shares` has shape [entries, most experts], zero-padded."""
-    return moe_tables(ffn, placements, [load])
+def moe_table(ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], load: Load, row: int = 0) -> MoeTable:
+    """(placement, GPUs that hold experts) pairs as columns; `shares` has shape [entries, most experts], zero-padded. `row` is
+    the layer's entry of a placement by layer.
+    """
+    return moe_tables(ffn, placements, [load], [row])
 
 
-def moe_tables(ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], loads: Sequence[Load]) -> MoeTable:
-    """The same for several loads, one after another: the owner of an entry is its placement, counted on from load to load."""
+def moe_tables(
+    ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], loads: Sequence[Load], rows: Sequence[int] = (0,)
+) -> MoeTable:
+    """The same for several loads and their layers' entries of a placement by layer, one after another: the owner of an entry
+    is its placement, counted on from load to load.
+    """
     weights = np.array([load or (1.0,) * ffn.experts for load in loads]).reshape(len(loads), ffn.experts)
     weights = weights / weights.sum(axis=1, keepdims=True)
     even = np.array([not load for load in loads], dtype=bool)
     if len(loads) == 1 and not loads[0]:
-        alike = [replace(placement, form="local", devices=0, router_side="attention") for placement, _ in placements]
+        alike = [replace(p.at(rows[0]), form="local", devices=0, router_side="attention") for p, _ in placements]
         parts = [_plain_entries(ffn, placement, ways) for placement, (_, ways) in zip(alike, placements, strict=True)]
     else:
-        parts = [_entries(ffn, placement, ways, weights, even) for placement, ways in placements]
+        parts = [_row_entries(ffn, placement, ways, weights, even, rows) for placement, ways in placements]
     count, width = len(placements), max((part.shares.shape[1] for part in parts), default=0)
     owner = np.concatenate([part.load * count + i for i, part in enumerate(parts)])
     order = np.argsort(owner, kind="stable")
@@ -123,7 +137,7 @@ def _entries(
     ffn: Ffn, placement: ExpertPlacement, ways: int, weights: NDArray[np.float64], even: NDArray[np.bool_]
 ) -> _Entries:
     """Entries of a placement for weights [L, E] that sum to one; `even` [L] says which loads are equal by themselves."""
-    expert, group, copies = _held(placement.placement, ffn.experts, ways // placement.tensor_ways)
+    expert, group, copies = _held(of_row(placement.placement, 0), ffn.experts, ways // placement.tensor_ways)
     counts = np.bincount(group, minlength=ways // placement.tensor_ways)
     width = int(counts.max(initial=1))
     column = np.arange(group.size) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -135,6 +149,21 @@ def _entries(
     kept = np.array([_first_of_kind(rows, counts) for rows in padded]) if len(weights) else np.zeros((0, counts.size), bool)
     load, own = np.nonzero(kept)
     return _Entries(load, counts[own], own * placement.tensor_ways, spread[load], reach[load], padded[load, own])
+
+
+def _row_entries(
+    ffn: Ffn, placement: ExpertPlacement, ways: int, weights: NDArray[np.float64], even: NDArray[np.bool_], rows: Sequence[int]
+) -> _Entries:
+    """Entries of a placement that may be another one under every load: `rows` [L] says which entry of one by layer."""
+    if not placement.by_layer:
+        return _entries(ffn, placement, ways, weights, even)
+    each = [_entries(ffn, placement.at(row), ways, weights[at : at + 1], even[at : at + 1]) for at, row in enumerate(rows)]
+    width = max(part.shares.shape[1] for part in each)
+    shares = [np.pad(part.shares, ((0, 0), (0, width - part.shares.shape[1]))) for part in each]
+    load = np.repeat(np.arange(len(each)), [part.load.size for part in each])
+    names = ("experts", "first", "spread", "reach")
+    experts, first, spread, reach = (np.concatenate([getattr(part, name) for part in each]) for name in names)
+    return _Entries(load, experts, first, spread, reach, np.concatenate(shares))
 
 
 def _first_of_kind(shares: NDArray[np.float64], counts: Ints) -> NDArray[np.bool_]:
@@ -181,8 +210,10 @@ def least_table(ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], loa
     return least_tables(ffn, placements, [load])
 
 
-def least_tables(ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], loads: Sequence[Load]) -> MoeTable:
-    """The same for several loads, one after another (see `moe_tables`).
+def least_tables(
+    ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], loads: Sequence[Load], rows: Sequence[int] = ()
+) -> MoeTable:
+    """The same for several loads, one after another (see `moe_tables`); whatever their entries of a placement by layer are.
 
     Some GPU gets at least the mean of the routed pairs, for one expert or more. Some GPU reads at least the mean of the
     experts in use, rounded up, with a pair for each. Some GPU holds at least the mean of the experts.

@@ -10,7 +10,7 @@ import numpy as np
 from planner.graph.attention import attention_role
 from planner.graph.context import RoleContext
 from planner.graph.devices import attention_device_rows, ffn_device_rows, signature_of
-from planner.graph.experts import Load, layer_loads, moe_device_rows
+from planner.graph.experts import Load, layer_loads, layer_rows, moe_device_rows
 from planner.graph.head import embedding_role, head_role, receive_role
 from planner.graph.mlp import mlp_role
 from planner.graph.moe import dispatch_role, expert_role, local_role, return_role, returned_tokens, route_role, transfer_bytes
@@ -38,7 +38,7 @@ class StageRoles:
         self.shards = residual_shards(sizes, self.stage.attention)
         self.placement = self.stage.experts or ExpertPlacement()
         self.attention_router = self.placement.router_side == "attention"
-        self._loads = layer_loads(ctx.model, ctx.workload)
+        self._loads = tuple(zip(layer_loads(ctx.model, ctx.workload), layer_rows(ctx.model, ctx.workload), strict=True))
         self._build = lru_cache(maxsize=None)(self._layer_role)
 
     @cached_property
@@ -67,12 +67,12 @@ class StageRoles:
 
     def role(self, name: str, index: int) -> Role:
         """Role `name` (attention, ffn, route, experts, finish) of one layer."""
-        return self._build(name, self.ctx.model.layers[index], self._loads[index])
+        return self._build(name, self.ctx.model.layers[index], *self._loads[index])
 
     def transfer(self, index: int) -> tuple[tuple[float, float], tuple[float, float]]:
         """Bytes (sent by the fullest attention GPU, received by the fullest expert GPU) of dispatch, then of combine."""
-        rows = self._moe_rows(self.ctx.model.layers[index], self._loads[index], True)
-        near = self._moe_rows(self.ctx.model.layers[index], self._loads[index], False)
+        rows = self._moe_rows(self.ctx.model.layers[index], *self._loads[index], True)
+        near = self._moe_rows(self.ctx.model.layers[index], *self._loads[index], False)
         found = []
         for router in (self.attention_router, True):
             sent, received = transfer_bytes(self.ctx, near, router)[0], transfer_bytes(self.ctx, rows, router)[1]
@@ -81,18 +81,18 @@ class StageRoles:
 
     def returned(self, index: int) -> list[Piece]:
         """The tokens that come back to each attention GPU from the experts of a layer."""
-        rows = self._moe_rows(self.ctx.model.layers[index], self._loads[index], False)
+        rows = self._moe_rows(self.ctx.model.layers[index], *self._loads[index], False)
         tensor = returned_tokens(self.ctx, rows)
         return [piece_at(tensor, place) for place in range(len(self.stage.attention_devices))]
 
-    def _layer_role(self, name: str, layer: Layer, load: Load) -> Role:
+    def _layer_role(self, name: str, layer: Layer, load: Load, row: int) -> Role:
         if name == "attention":
             decode = self.ctx.workload.phase == "decode"
             rows = attention_device_rows(self.stage, layer.attention, self.sequences, decode)
             return attention_role(self.ctx, layer, signature_of(self.stage.attention, self.ctx.workload.phase), rows)
         if layer.ffn.kind == "dense":
             return mlp_role(self.ctx, layer, self._rows)
-        moe = self._moe_rows(layer, load, name == "experts")
+        moe = self._moe_rows(layer, load, row, name == "experts")
         if name == "route":
             return route_role(self.ctx, layer, moe, self.attention_router)
         if name == "experts":
@@ -101,5 +101,5 @@ class StageRoles:
             return return_role(self.ctx, layer, moe)
         return (dispatch_role if self.placement.form == "dispatch" else local_role)(self.ctx, layer, moe)
 
-    def _moe_rows(self, layer: Layer, load: Load, experts_apart: bool) -> MoeRows:
-        return moe_device_rows(self.stage, layer.ffn, load, self.tokens, self.shards, experts_apart)
+    def _moe_rows(self, layer: Layer, load: Load, row: int, experts_apart: bool) -> MoeRows:
+        return moe_device_rows(self.stage.at(row), layer.ffn, load, self.tokens, self.shards, experts_apart)

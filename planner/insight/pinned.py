@@ -88,7 +88,7 @@ def _stage_value(name: str, stage: StageChoice) -> str:
         apart = f", {len(stage.attention_devices)} + {experts.devices} GPUs" if stage.separate else ""
         return experts.form + apart
     if field == "placement":
-        return "as even as can be" if not experts.placement else "as the plan says"
+        return "as even as can be" if not experts.placement else "as the plan says" + ", layer by layer" * experts.by_layer
     return str(getattr(experts, field))
 
 

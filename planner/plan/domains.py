@@ -11,11 +11,10 @@ from typing import TypeVar
 from planner.errors import InputError, unknown_name
 from planner.fields import Fields
 from search_spaces.attention import ORDERS, PROJECTIONS, SOFTMAXES, AttentionDomain
-from search_spaces.experts import FORMS, ROUTER_SIDES, ExpertDomain, Form
+from search_spaces.experts import FORMS, ROUTER_SIDES, ExpertDomain, Form, Placed, Placement
 from search_spaces.sizes import Sizes
 
 Text = TypeVar("Text", bound=str)
-Placement = tuple[tuple[int, ...], ...]
 
 ANY = "any"
 CONTIGUOUS = "consecutive"
@@ -119,11 +118,13 @@ def expert_domain(fields: Fields, base: ExpertDomain, sizes: Sizes) -> ExpertDom
     A placement is one list entry per expert: the position of its group among the expert groups, or a list of such
     positions for an expert with copies; `replicas` declares the copies. `consecutive` is the default one alone.
     """
-    placement = base.placement
+    placement: tuple[Placed, ...] | None = base.placement
     if fields.raw("placement") is not None:
         value = fields.raw("placement")
-        named: dict[str, tuple[Placement, ...] | None] = {ANY: None, CONTIGUOUS: ((),)}
+        named: dict[str, tuple[Placed, ...] | None] = {ANY: None, CONTIGUOUS: ((),)}
         placement = named[value] if isinstance(value, str) and value in named else (read_placement(fields, sizes.experts),)
+    if fields.raw("placement_by_layer") is not None:
+        placement = (read_layers(fields, sizes),)
     fields.ignore(("replicas",))
     return ExpertDomain(
         words(fields, "form", base.form, ALL_FORMS),
@@ -147,6 +148,35 @@ def read_placement(fields: Fields, experts: int) -> Placement:
         if not all(isinstance(g, int) and not isinstance(g, bool) and g >= 0 for g in held):
             raise InputError(f"{fields.at('placement')}[{expert}]", value[expert], allowed, fields.source)
     check_copies(fields, placed)
+    return placed
+
+
+def read_layers(fields: Fields, sizes: Sizes) -> tuple[Placement, ...]:
+    """A placement for every layer with experts; the copies are those that it lists."""
+    value, count = fields.raw("placement_by_layer"), len(sizes.expert_rows)
+    for other in ("placement", "replicas"):
+        if fields.raw(other) is not None:
+            raise fields.error(other, "nothing beside placement_by_layer, which says where every copy is")
+    if not isinstance(value, list | tuple) or len(value) != count:
+        raise fields.error("placement_by_layer", f"a list with one placement for each of the {count} layers with experts")
+    place = fields.at("placement_by_layer")
+    rows = tuple(_layer(row, f"{place}[{index}]", sizes.experts, fields.source) for index, row in enumerate(value))
+    for index, first in enumerate(sizes.expert_rows):
+        if rows[index] != rows[first]:
+            allowed = f"the placement of row {first}: both layers have the same expert loads"
+            raise InputError(f"{place}[{index}]", "another placement", allowed, fields.source)
+    return rows
+
+
+def _layer(value: object, place: str, experts: int, source: str) -> Placement:
+    allowed = f"a list with one entry for each of the {experts} experts: its group, or a list of different groups"
+    if not isinstance(value, list | tuple) or len(value) != experts:
+        raise InputError(place, value if not isinstance(value, list | tuple) else f"{len(value)} entries", allowed, source)
+    placed = tuple(tuple(entry) if isinstance(entry, list | tuple) else (entry,) for entry in value)
+    for expert, held in enumerate(placed):
+        whole = all(isinstance(g, int) and not isinstance(g, bool) and g >= 0 for g in held)
+        if not held or not whole or len(set(held)) != len(held):
+            raise InputError(f"{place}[{expert}]", value[expert], allowed, source)
     return placed
 
 

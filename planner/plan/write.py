@@ -5,6 +5,7 @@ from __future__ import annotations
 from planner.plan.read import PLAN_SCHEMA, SCHEDULES
 from planner.plan.training import training_to_dict
 from search_spaces.attention import AttentionPartition
+from search_spaces.experts import Placement, rows_of
 from search_spaces.sizes import Sizes
 from search_spaces.stages import Choice, StageChoice
 
@@ -49,15 +50,22 @@ def _attention(partition: AttentionPartition, sizes: Sizes) -> dict[str, object]
 
 
 def _experts(stage: StageChoice, sizes: Sizes) -> dict[str, object]:
-    """Placement as one entry per expert: its group, or the list of its groups where it has copies."""
+    """The experts of a stage; a placement by layer names the copies itself."""
     experts = stage.experts
     if experts is None:
         return {}
-    groups = experts.groups(sizes.experts, len(stage.expert_devices))
-    copies = [len(held) for held in groups]
     written: dict[str, object] = {"form": experts.form, "tensor_ways": experts.tensor_ways}
     if experts.form == "separate":
         written |= {"devices": list(stage.expert_devices), "router_side": experts.router_side}
-    written["placement"] = [held[0] if len(held) == 1 else list(held) for held in groups]
+    if experts.by_layer:
+        return written | {"placement_by_layer": [_groups(row) for row in rows_of(experts.placement)]}
+    groups = experts.groups(sizes.experts, len(stage.expert_devices))
+    copies = [len(held) for held in groups]
+    written["placement"] = _groups(groups)
     written["replicas"] = copies[0] if len(set(copies)) == 1 else copies
     return written
+
+
+def _groups(placement: Placement) -> list[int | list[int]]:
+    """One entry per expert: its group, or the list of its groups where it has copies."""
+    return [held[0] if len(held) == 1 else list(held) for held in placement]

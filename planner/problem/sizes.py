@@ -44,6 +44,7 @@ def sizes_of(model: ModelSpec, workload: Workload, cluster: Cluster) -> Sizes:
         kind_of_device=tuple(number[kind] for kind in cluster.device_kinds),
         domain_of_device=cluster.domain_of,
         context_prefill=not any(_sees_part(a) for a in attention),
+        expert_rows=workload.load_rows(sum(layer.ffn.kind == "moe" for layer in model.layers)),
     )
 
 

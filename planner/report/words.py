@@ -119,15 +119,19 @@ def _expert_words(stage: StageChoice, sizes: Sizes) -> list[str]:
     if experts is None:
         return []
     width = len(stage.expert_devices)
-    placed = experts.groups(sizes.experts, width)
-    held = [sum(group in groups for groups in placed) for group in range(width // experts.tensor_ways)]
+    rows = [experts.at(row).groups(sizes.experts, width) for row in dict.fromkeys(sizes.expert_rows)] or [()]
+    groups = range(width // experts.tensor_ways)
+    held = [sum(group in places for places in placed) for placed in rows for group in groups]
     near, side = gpus(stage.attention_devices), experts.router_side
     lines = [FORMS[experts.form].format(gpus=gpus(stage.expert_devices), near=near, side=side)]
     split = f"each expert split over {experts.tensor_ways} GPUs" if experts.tensor_ways > 1 else "whole experts"
     holder = "group" if experts.tensor_ways > 1 else "GPU"
     lines.append(f"{split}, {_span(sorted(set(held)))} of {sizes.experts} on each {holder}")
-    copies = sum(len(groups) for groups in placed) - sizes.experts
-    return [*lines, f"{count(copies, 'extra expert')} as replicas that share the load"] if copies else lines
+    if experts.by_layer:
+        lines.append("every layer has a placement of its own")
+    copies = max(sum(len(places) for places in placed) for placed in rows) - sizes.experts
+    most = "at most " if experts.by_layer else ""
+    return [*lines, f"{most}{count(copies, 'extra expert')} as replicas that share the load"] if copies > 0 else lines
 
 
 def _span(values: list[int]) -> str:

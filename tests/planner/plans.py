@@ -14,7 +14,7 @@ from planner.model import Attention, Ffn, Indexer, Layer, ModelSpec
 from planner.problem.sizes import sizes_of
 from planner.workload import Workload
 from search_spaces.attention import AttentionDomain
-from search_spaces.experts import ExpertDomain
+from search_spaces.experts import ExpertDomain, Placed, Placement
 from search_spaces.sizes import Sizes
 from search_spaces.space import SearchSpace, StageOption
 from search_spaces.stages import Choice, StageChoice
@@ -80,8 +80,10 @@ def models(draw, attention: Attention | None = None) -> ModelSpec:
 
 
 @st.composite
-def workloads(draw, moe: bool) -> Workload:
-    load = ((3.0, 1.0, 0.5, 0.5, 0.5, 0.5),) if moe and draw(st.booleans()) else ()
+def workloads(draw, mixtures: int) -> Workload:
+    rows = ((3.0, 1.0, 0.5, 0.5, 0.5, 0.5), (1.0, 1.0, 2.0, 0.5, 0.5, 1.0), (1.0,) * 6)
+    count = draw(st.sampled_from((0, 1, mixtures))) if mixtures else 0
+    load = tuple(draw(st.sampled_from(rows)) for _ in range(count))
     logits = draw(st.sampled_from(("none", "last", "all")))
     batch = draw(st.sampled_from((4, 8, 12)))
     if draw(st.booleans()):
@@ -92,13 +94,15 @@ def workloads(draw, moe: bool) -> Workload:
 @st.composite
 def cases(draw, separate: bool | None = None) -> Case:
     model = draw(models())
-    moe = any(layer.ffn.kind == "moe" for layer in model.layers)
-    workload = draw(workloads(moe))
+    mixtures = sum(layer.ffn.kind == "moe" for layer in model.layers)
+    moe = mixtures > 0
+    workload = draw(workloads(mixtures))
     cluster = load_cluster(draw(st.sampled_from(("1x4-h100", "2x4-h100", "1x6-h100", "3x2-h100", "2x3-h100"))))
     sizes = sizes_of(model, workload, cluster)
     splits = [(n, sizes.heads - n) for n in range(1, sizes.heads)] + [(sizes.heads // 2 + 1, sizes.heads // 2 - 2, 1)]
     heads = draw(st.sampled_from((None, tuple(s for s in splits if min(s) > 0))))
-    placement = draw(st.sampled_from((None, (((0,), (1,), (1,), (0, 1), (1,), (0,)), ((0,), (1,), (2,), (2,), (2,), (2,))))))
+    listed = (((0,), (1,), (1,), (0, 1), (1,), (0,)), ((0,), (1,), (2,), (2,), (2,), (2,)))
+    placement = draw(st.sampled_from((None, listed, tuple(by_layer(placed, sizes) for placed in listed))))
     space = SearchSpace(
         sizes,
         attention=AttentionDomain(heads_per_group=heads, score_reduce=(True, False)),
@@ -108,6 +112,12 @@ def cases(draw, separate: bool | None = None) -> Case:
     micro = draw(st.sampled_from([m for m in (1, 2, 4) if workload.batch % m == 0]))
     assume(separate is None or apart == separate)
     return Case(model, workload, cluster, sizes, draw(_choices(space, apart, micro)))
+
+
+def by_layer(placed: Placement, sizes: Sizes) -> Placed:
+    """A placement for every mixture, each the one before with its experts turned by one; alike where loads are."""
+    rows = tuple((*placed[at % len(placed) :], *placed[: at % len(placed)]) for at in sizes.expert_rows)
+    return rows if rows else placed
 
 
 @st.composite

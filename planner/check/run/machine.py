@@ -81,7 +81,7 @@ class Machine:
         self.rank = {node.id: index for index, node in enumerate(graph.nodes)}
         self.book = Book(world)
         self._splits: dict[tuple[int, int, int, int | None, bool], Split] = {}
-        self._tokens: dict[tuple[int, int], StageTokens] = {}
+        self._tokens: dict[tuple[int, int, int], StageTokens] = {}
 
     def orders(self, rng: np.random.Generator, count: int) -> Iterator[list[Node]]:
         """Random orders in which the edges let the nodes run; a node in a circle is in none of them."""
@@ -232,7 +232,9 @@ class Machine:
             ranks = chosen.expert_devices if apart else chosen.attention_devices
             if device not in ranks:
                 raise Fault(f"GPU {device} has no part in it")
-            at = self._tokens.setdefault((stage, micro_batch), StageTokens(self.world, chosen, micro_batch))
+            row = 0 if layer is None or not chosen.experts or not chosen.experts.by_layer else self.world.twin.rows[layer]
+            tokens = StageTokens(self.world, chosen.at(row), micro_batch)
+            at = self._tokens.setdefault((stage, micro_batch, row), tokens)
             spec = None if layer is None else self.world.twin.model.layers[layer]
             self._splits[key] = Split(self.world, at, ranks.index(device), spec, apart)
         return self._splits[key]

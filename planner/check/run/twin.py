@@ -12,9 +12,11 @@ from math import lcm, sqrt
 
 from planner.cluster import Cluster
 from planner.graph.chunks import chunk_layers
+from planner.graph.experts import layer_rows
 from planner.model import Attention, Ffn, Layer, ModelSpec
 from planner.problem import sizes_of
 from planner.workload import Workload
+from search_spaces.experts import rows_of
 from search_spaces.sizes import Sizes
 from search_spaces.stages import Choice, StageChoice
 
@@ -39,6 +41,11 @@ class Twin:
     layers: tuple[int, ...]
     sequences: int
 
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """For every layer of the twin its entry of a placement by layer."""
+        return layer_rows(self.model, self.workload)
+
 
 def twin_of(model: ModelSpec, workload: Workload, cluster: Cluster, sizes: Sizes, choice: Choice) -> Twin:
     """The twin of a plan that is structurally sound."""
@@ -60,7 +67,8 @@ def twin_of(model: ModelSpec, workload: Workload, cluster: Cluster, sizes: Sizes
     )  # fmt: skip
     small = replace(small, batch=sequences * micro, expert_load=_kept_loads(model, workload, kept))
     stages = tuple(
-        replace(stage, layers=count) for stage, count in zip(choice.stages, _counts(model, choice, kept), strict=True)
+        _kept_placements(replace(stage, layers=count), model, kept)
+        for stage, count in zip(choice.stages, _counts(model, choice, kept), strict=True)
     )
     small_choice = Choice(1, micro, stages, min(choice.in_flight, micro), choice.training)
     return Twin(twin, small, sizes_of(twin, small, cluster), small_choice, kept, sequences)
@@ -125,8 +133,22 @@ def _kept_loads(model: ModelSpec, workload: Workload, kept: tuple[int, ...]) -> 
     loads = workload.expert_load
     if len(loads) <= 1:
         return loads
+    return tuple(loads[mixture % len(loads)] for mixture in _kept_mixtures(model, kept))
+
+
+def _kept_placements(stage: StageChoice, model: ModelSpec, kept: tuple[int, ...]) -> StageChoice:
+    """The stage with the placements of the layers that are kept, where each has its own."""
+    if stage.experts is None or not stage.experts.by_layer:
+        return stage
+    rows = rows_of(stage.experts.placement)
+    placed = tuple(rows[mixture] for mixture in _kept_mixtures(model, kept))
+    return replace(stage, experts=replace(stage.experts, placement=placed))
+
+
+def _kept_mixtures(model: ModelSpec, kept: tuple[int, ...]) -> list[int]:
+    """The kept layers that have experts, as numbers among the model's layers with experts."""
     mixtures = [index for index, layer in enumerate(model.layers) if layer.ffn.kind == "moe"]
-    return tuple(loads[mixtures.index(index) % len(loads)] for index in kept if index in mixtures)
+    return [mixtures.index(index) for index in kept if index in mixtures]
 
 
 class _Numbers:
@@ -139,7 +161,8 @@ class _Numbers:
         self.batch = [stage.attention.batch_parts for stage in stages]
         self.mlp = [stage.mlp_ways for stage in stages]
         self.tensor = [stage.experts.tensor_ways if stage.experts else 1 for stage in stages]
-        replicas = max((len(held) for stage in stages if stage.experts for held in stage.experts.placement), default=1)
+        placed = [row for stage in stages if stage.experts for row in rows_of(stage.experts.placement)]
+        replicas = max((len(held) for row in placed for held in row), default=1)
         self.copies = replicas if micro_batches > 1 else 2 * replicas  # tokens of an expert: two for each replica in all
         self._of: dict[tuple[str, int], int] = {}
         self._taken = {*self.near, *(s.attention.head_groups for s in stages), *self.segments, *self.context}

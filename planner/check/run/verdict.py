@@ -125,7 +125,7 @@ def _uneven_replicas(world: World, outcome: Outcome) -> list[Finding]:
     """Replicas of an expert that do not share its tokens as the plan says: evenly."""
     found = []
     stages = world.twin.choice.stages
-    ends = np.cumsum([stage.layers for stage in stages])
+    ends, rows = np.cumsum([stage.layers for stage in stages]), world.twin.rows
     totals: dict[tuple[int, int, int], dict[int, int]] = {}
     for (layer, micro, expert, group), count in outcome.served.items():
         totals.setdefault((layer, micro, expert), {})[group] = count
@@ -133,7 +133,8 @@ def _uneven_replicas(world: World, outcome: Outcome) -> list[Finding]:
         stage = stages[int(np.searchsorted(ends, layer, side="right"))]
         if stage.experts is None:
             continue
-        held = stage.experts.groups(world.twin.sizes.experts, len(stage.expert_devices))[expert]
+        own = stage.experts.at(rows[layer])
+        held = own.groups(world.twin.sizes.experts, len(stage.expert_devices))[expert]
         total = sum(shares.values())
         most, least = max(shares.get(g, 0) for g in held), min(shares.get(g, 0) for g in held)
         if most - least > 1:

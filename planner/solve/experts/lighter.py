@@ -12,7 +12,7 @@ from planner.graph.experts import Load
 from planner.solve.experts.load import largest_load
 from planner.solve.experts.options import different_loads, open_to_search
 from planner.workload import Workload
-from search_spaces.experts import contiguous_placement
+from search_spaces.experts import contiguous_placement, of_row
 from search_spaces.space import SearchSpace
 
 MOST = 6
@@ -40,7 +40,10 @@ def _fullest(rows: tuple[Load, ...], space: SearchSpace) -> NDArray[np.float64]:
     """The fullest group's part of every load, where experts are in the place that all loads together were balanced in."""
     domains = [pin.experts for pin in space.layout] or [space.experts]
     found = [pair for domain in domains for pair in domain.searched]
-    groups, (placement, *_) = max(found) if found else (2, (contiguous_placement(space.sizes.experts, 2),))
+    groups, (placed, *_) = (
+        max(found, key=lambda pair: pair[0]) if found else (2, (contiguous_placement(space.sizes.experts, 2),))
+    )
+    placement = of_row(placed, 0)
     return np.array([largest_load(np.array(row) / sum(row), placement, groups) for row in rows])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import lru_cache
 
@@ -14,22 +14,18 @@ from planner.solve.experts.costs import Mixture, Placement
 from planner.solve.experts.load import balance
 from planner.solve.experts.timed import fastest
 from search_spaces.attention import AttentionDomain, AttentionPartition
-from search_spaces.experts import ExpertDomain, contiguous_placement
+from search_spaces.experts import ExpertDomain, Placed, contiguous_placement
 from search_spaces.sizes import Sizes, divisors
 from search_spaces.space import SearchSpace, StagePin, residual_shards
 from search_spaces.stages import Choice, StageChoice
 from search_spaces.training_space import TrainingSpace
 
-RULE = (
-    "expert placements: consecutive experts, and for each number of groups what the placement search found, without copies "
-    "and with a quarter more experts on each GPU at most; one placement for all layers of a stage. The bound is that of any "
-    "placement"
-)
-AMONG = (
+FOUND = (
     "expert placements: consecutive experts, and for each number of groups what the placement search found, without copies and "
-    "with a quarter more experts on each GPU at most; one placement for all layers of a stage. What is proven is proven among "
-    "these"
+    "with a quarter more experts on each GPU at most, once for all layers and, where their loads differ, for every layer"
 )
+RULE = f"{FOUND}. The bound is that of any placement"
+AMONG = f"{FOUND}. What is proven is proven among these"
 
 
 def different_loads(env: Setting) -> tuple[Load, ...]:
@@ -52,13 +48,13 @@ def with_found_placements(env: Setting, space: SearchSpace) -> SearchSpace:
 
 def with_placements(env: Setting, space: SearchSpace) -> SearchSpace:
     """The space with placements found for every number of groups that its stages may have, where they are open."""
-    summed = tuple(np.sum(np.array(different_loads(env)), axis=0).tolist())
+    rows = tuple(layer.load for layer in env.layers if layer.moe)
 
     def opened(domain: ExpertDomain, widths: set[int]) -> ExpertDomain:
         if domain.placement is not None:
             return domain
         counts = _group_counts(space.sizes.experts, domain, widths)
-        found = tuple((groups, _candidates(summed, groups)) for groups in counts if groups > 1)
+        found = tuple((groups, _candidates(rows, groups)) for groups in counts if groups > 1)
         return replace(domain, searched=tuple(pair for pair in found if pair[1]))
 
     layout = tuple(replace(pin, experts=opened(pin.experts, _homes(pin))) for pin in space.layout)
@@ -88,15 +84,24 @@ def _group_counts(experts: int, domain: ExpertDomain, widths: set[int]) -> tuple
 
 
 @lru_cache(maxsize=256)
-def _candidates(loads: Load, groups: int) -> tuple[Placement, ...]:
-    """Balanced placements of one load on `groups` groups, without copies and with."""
-    experts = len(loads)
-    found = []
+def _candidates(rows: tuple[Load, ...], groups: int) -> tuple[Placed, ...]:
+    """Balanced placements on `groups` groups, without copies and with: of the sum of the layers' loads, and of each layer's."""
+    experts, distinct = len(rows[0] or rows[-1]), tuple(dict.fromkeys(row for row in rows if row))
+    found: list[Placed] = []
     for spare in spare_slots(experts, groups):
         slots = -(-experts // groups) + spare
-        (answer,) = balance(np.array([loads]), groups, slots, exact=False)
+        summed = np.sum(np.array([row for row in distinct if len(set(row)) > 1]), axis=0)
+        (answer,) = balance(summed[None], groups, slots, exact=False)
         found.append(answer.placement)
+        if len(distinct) > 1:
+            own = [one.placement for one in balance(np.array(distinct), groups, slots, exact=False)]
+            found.append(_turned(rows, dict(zip(distinct, own, strict=True))))
     return tuple(dict.fromkeys(p for p in found if p != contiguous_placement(experts, groups)))
+
+
+def _turned(rows: Sequence[Load], own: Mapping[Load, Placement]) -> tuple[Placement, ...]:
+    """The placements of the layers in turn, by their loads."""
+    return tuple(own[row] for row in rows)
 
 
 def mixture_of(env: Setting, sizes: Sizes, choice: Choice, stage: StageChoice, load: Load) -> Mixture | None:
@@ -112,13 +117,14 @@ def mixture_of(env: Setting, sizes: Sizes, choice: Choice, stage: StageChoice, l
 
 def refined(env: Setting, space: SearchSpace, choice: Choice) -> SearchSpace | None:
     """The space of a choice with its placements open to faster ones for its own tokens; None where there is nothing to try."""
-    loads = different_loads(env)
-    pins, tried = [], False
+    rows = tuple(layer.load for layer in env.layers if layer.moe)
+    pins, tried, start = [], False, 0
     for stage in choice.stages:
-        domain = _held(stage)
-        mixture = mixture_of(env, space.sizes, choice, stage, loads[0])
+        domain, own = _held(stage), {layer.load for layer in env.layers[start : start + stage.layers] if layer.moe}
+        start += stage.layers
+        mixture = mixture_of(env, space.sizes, choice, stage, different_loads(env)[0])
         if stage.experts is not None and mixture is not None and mixture.groups > 1:
-            faster = _faster(mixture, loads)
+            faster = _faster(mixture, rows, own)
             domain = replace(domain, placement=tuple(dict.fromkeys((stage.experts.placement, *faster))))
             tried = tried or bool(faster)
         pins.append((stage, domain))
@@ -138,14 +144,21 @@ def _held_space(space: SearchSpace, choice: Choice, pins: Sequence[tuple[StageCh
     )  # fmt: skip
 
 
-def _faster(mixture: Mixture, loads: Sequence[Load]) -> tuple[Placement, ...]:
-    """Placements that are fast for one load, each with different slots; several loads share one placement: their mean does."""
-    mean = np.mean(np.array(loads), axis=0)[None]
-    experts = len(loads[0])
-    found = []
+def _faster(mixture: Mixture, rows: Sequence[Load], inside: Container[Load]) -> tuple[Placed, ...]:
+    """Fast placements, each with different slots: for the mean of the layers' loads, and for the own load of each layer that
+    the stage has `inside` (the others have that of the mean: no GPU of the stage holds them).
+    """
+    every = tuple(dict.fromkeys(row for row in rows if row))
+    mean = np.mean(np.array([row for row in every if len(set(row)) > 1]), axis=0)
+    distinct = tuple(row for row in every if row in inside)
+    experts, found = mean.size, list[Placed]()
     for spare in spare_slots(experts, mixture.groups):
-        (answer,) = fastest(mixture, mean, -(-experts // mixture.groups) + spare, effort=2)
+        slots = -(-experts // mixture.groups) + spare
+        (answer,) = fastest(mixture, mean[None], slots, effort=2)
         found.append(answer.placement)
+        if len(distinct) > 1:
+            own = [one.placement for one in fastest(mixture, np.array(distinct), slots, effort=2)]
+            found.append(_turned(rows, dict.fromkeys(every, answer.placement) | dict(zip(distinct, own, strict=True))))
     return tuple(dict.fromkeys(found))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from planner.solve.experts.bounds import load_bounds
 from planner.solve.experts.load import largest_load
 from planner.solve.experts.options import different_loads, mixture_of
 from planner.solve.experts.time_bounds import time_bounds
-from search_spaces.experts import contiguous_placement
+from search_spaces.experts import contiguous_placement, of_row
 from search_spaces.sizes import Sizes
 from search_spaces.stages import Choice
 
@@ -59,20 +60,23 @@ def _summary(env: Setting, sizes: Sizes, choice: Choice, index: int) -> Placemen
     stage, start = choice.stages[index], sum(stage.layers for stage in choice.stages[:index])
     own = {env.layers[layer].load for layer in range(start, start + stage.layers)}
     loads = [load for load in different_loads(env) if load in own][:MOST]
+    rows_at = [next(kind.row for kind in env.kinds if kind.load == load) for load in loads]
     mixture = mixture_of(env, sizes, choice, stage, loads[0]) if loads else None
     if mixture is None or mixture.groups < 2 or stage.experts is None:
         return None
     groups, plain = mixture.groups, contiguous_placement(sizes.experts, mixture.groups)
-    placement = stage.experts.placement or plain
-    held = np.bincount([g for places in placement for g in places], minlength=groups)
-    slots, rows = int(held.max()), np.array(loads)
+    placed = [of_row(stage.experts.placement, row) or plain for row in rows_at]
+    slots = max(max(Counter(g for places in placement for g in places).values()) for placement in placed)
+    rows = np.array(loads)
     mean = rows.sum(axis=1) / groups
-    load, consecutive = (np.array([largest_load(row, p, groups) for row in rows]) / mean for p in (placement, plain))
-    seconds, plainly = (mixture.placed_seconds([p] * len(loads), loads) for p in (placement, plain))
+    every = placed, [plain] * len(loads)
+    load, consecutive = (np.array([largest_load(*at, groups) for at in zip(rows, ps, strict=True)]) / mean for ps in every)
+    seconds, plainly = (mixture.placed_seconds(ps, loads) for ps in every)
     bounds = time_bounds(mixture, rows / rows.sum(axis=1, keepdims=True), slots, seconds)
     worst, slowest = int(load.argmax()), int(seconds.argmax())
+    copies = max(sum(map(len, placement)) for placement in placed) - sizes.experts
     return PlacementSummary(
         index, groups, float(load[worst]), float(consecutive[worst]), float((load_bounds(rows, groups, slots) / mean)[worst]),
-        float(seconds[slowest]), float(plainly[slowest]), float(bounds[slowest]), sum(map(len, placement)) - sizes.experts,
+        float(seconds[slowest]), float(plainly[slowest]), float(bounds[slowest]), copies,
         max(0, slots + (-sizes.experts // groups)) * mixture.expert_bytes(),
     )  # fmt: skip
