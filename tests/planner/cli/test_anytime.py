@@ -16,7 +16,6 @@ from typing import IO
 
 import pytest
 
-from planner.cli.app import main
 from planner.problem import Problem, load_problem
 from planner.report import markdown_report, search_report
 from planner.search import Result, search
@@ -83,17 +82,6 @@ def test_ctrl_c_before_there_is_a_plan() -> None:
         out = answer.read()
     assert process.returncode in (130, -signal.SIGINT), err  # the latter while Python itself still starts
     assert out == "" or json.loads(out)["interrupted"]
-
-
-@pytest.fixture
-def planner(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs the command; gives its exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        code = main([str(argument) for argument in arguments])
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 Place = tuple[type, str, int]

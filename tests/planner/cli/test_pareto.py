@@ -7,21 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from planner.cli import main
-
 TINY = ("--model", "gpt2", "--workload", "prefill:batch=4,prompt=64", "--cluster", "1x2-h100", "--set", "model.layers=2")
-
-
-@pytest.fixture
-def planner(capsys):
-    """Runs the command; gives its exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        code = main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 def test_a_front_as_text_with_its_drawing(planner, tmp_path):

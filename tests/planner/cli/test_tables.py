@@ -6,8 +6,6 @@ import json
 
 import pytest
 
-from planner.cli import main
-
 TINY = ("--model", "gpt2", "--workload", "prefill:batch=4,prompt=64", "--cluster", "1x2-h100", "--set", "model.layers=2")
 TABLE = """op,m,k,n,dtype,ranks,bytes,time_us,gpu,torch
 gemm,1,1,1,bf16,,,1000,slow,2.0
@@ -15,18 +13,6 @@ gemm,100000,100000,100000,bf16,,,2000,slow,2.0
 all_reduce,,,,,2,1,5000,slow,2.0
 all_reduce,,,,,2,10000000,6000,slow,2.0
 """
-
-
-@pytest.fixture
-def planner(capsys):
-    """Runs the command; gives its exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        code = main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture

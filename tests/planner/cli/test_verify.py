@@ -7,23 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from planner.cli import main
 from planner.files import write_text_atomic
 from tests.planner.certify.tamper import change, signed
 
 TINY = ("--model", "gpt2", "--workload", "prefill:batch=4,prompt=64", "--cluster", "1x2-h100", "--set", "model.layers=2")
-
-
-@pytest.fixture
-def planner(capsys):
-    """Runs the command; gives its exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        code = main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture
