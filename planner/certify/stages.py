@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.certify.branch import TooLargeError
+from planner.certify.thin import needed_pairs
 from planner.evaluate.pipeline import crossing_fraction, feedback_seconds, send_seconds
 from planner.evaluate.setting import Setting
 from planner.evaluate.stage import Intervals, intervals, stage_price, view
@@ -32,7 +33,7 @@ class Ground:
     """Stages of one width that look alike from inside: the first of their places, and every option with what it splits.
 
     `parts` and `shards` [options]: batch parts and token shards that a micro-batch must be split into; `pair` [options]: index
-    into the partitions x FFN options of the block.
+    into the partitions x FFN options of the block; `split` [A]: index of each partition's token split in the block.
     """
 
     block: Block
@@ -40,6 +41,18 @@ class Ground:
     pair: NDArray[np.int64]
     parts: NDArray[np.int64]
     shards: NDArray[np.int64]
+    split: NDArray[np.int64]
+
+    def matrix(self, usable: NDArray[np.int64]) -> Bools:
+        """Which partitions and FFN options [A, F] some of the pairs are."""
+        found = np.zeros(len(self.block.partitions) * len(self.block.ffns), dtype=np.bool_)
+        found[usable] = True
+        return found.reshape(len(self.block.partitions), -1)
+
+    @property
+    def batch_parts(self) -> Array:
+        """Batch parts of every partition [A]."""
+        return np.array([p.batch_parts for p in self.block.partitions], dtype=np.float64)
 
     def splits(self, sizes: Sizes, sequences: int) -> Bools:
         """Which options a micro-batch of `sequences` can be split by."""
@@ -61,8 +74,10 @@ def ground(
     residual = {p: token_split(sizes, p) for p in partitions}
     shards = [ways if _dispatches(o) else max(residual[o.attention].shards, ways // o.mlp_ways) for o in options]
     parts = [o.attention.batch_parts for o in options]
-    block = Block(kind, (place,), sequences, partitions, ffns, tuple(dict.fromkeys(residual.values())))
-    return Ground(block, options, *(np.array(column, dtype=np.int64) for column in (pair, parts, shards)))
+    number = {split: i for i, split in enumerate(dict.fromkeys(residual.values()))}
+    block = Block(kind, (place,), sequences, partitions, ffns, tuple(number))
+    columns = pair, parts, shards, [number[split] for split in residual.values()]
+    return Ground(block, options, *(np.array(column, dtype=np.int64) for column in columns))
 
 
 def _dispatches(option: StageOption) -> bool:
@@ -159,20 +174,18 @@ class StageTimes:
             return best
         kind = self.env.cluster.kinds[own.block.kind]
         capacity = min(float(kind.memory_bytes), self.most_memory)
-        a, f = np.divmod(usable, len(own.block.ffns))
-        partitions, ffns = np.unique(a), np.unique(f)
-        usable = np.searchsorted(partitions, a) * ffns.size + np.searchsorted(ffns, f)
         batch = self.sequences.index(sequences)
-        v = view(self.env, self.sizes, table, 0, batch, sequences * micro_batches, partitions, ffns)
-        step = max(1, ROWS // (partitions.size * ffns.size))
-        self.spent += best.size * partitions.size * ffns.size
+        resident = np.ceil(sequences * micro_batches / own.batch_parts)
+        partitions, ffns = needed_pairs(table, batch, own.matrix(usable), own.split, resident)
+        v = view(self.env, self.sizes, table, 0, batch, sequences * micro_batches, partitions, ffns, paired=True)
+        step = max(1, ROWS // partitions.size)
+        self.spent += best.size * partitions.size
         if self.spent > MOST_PRICES:
             raise TooLargeError(f"more than {MOST_PRICES:,} prices of stages")
         for at in range(0, best.size, step):
             some = slice(at, at + step)
             price = stage_price(v, Intervals(spans.counts[some], spans.first[some], spans.last[some]))
-            seconds, memory = (x.reshape(x.shape[0], -1)[:, usable] for x in (price.seconds, price.memory))
-            best[some] = np.where(memory <= capacity, seconds, np.inf).min(axis=1)
+            best[some] = np.where(price.memory <= capacity, price.seconds, np.inf)[:, :, 0].min(axis=1)
         return best
 
     def fastest_layers(self, sequences: int) -> tuple[float, float] | None:
@@ -206,9 +219,11 @@ class StageTimes:
             if not usable.size:
                 continue
             a, f = np.divmod(usable, len(own.block.ffns))
-            shard = np.array([own.block.splits.index(token_split(self.sizes, p)) for p in own.block.partitions])[a]
+            shard = own.split[a]
             for kind in range(kinds):
-                seconds = table.attention[kind].seconds[0, batch, a] + table.ffn[kind].seconds[0, batch, shard, f]
+                seconds = (
+                    table.attention[kind].seconds[0, batch, a] + table.ffn[kind].seconds[0, batch, shard, table.own[kind][f]]
+                )
                 least[kind] = min(least[kind], float(seconds.min()))
                 thrift[kind] = min(thrift[kind], float(seconds.min()) * own.block.width)
         return least, thrift
