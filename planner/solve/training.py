@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 from planner.costs.memory import communication_bytes, reserve_bytes
@@ -19,6 +20,8 @@ from search_spaces.training_space import Frame, TrainingSpace
 
 INF = float("inf")
 Progress = Callable[[str], None]
+Keep = Callable[[Choice], bool]
+"""Which plans are looked at."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,15 @@ class TrainingSearch:
         self.sizes = space.sizes
         self.counts = Counts()
         self.excess = INF
-        self._start = time.monotonic()
+        self.started = time.monotonic()
         self._places: dict[tuple[int, ...], object] = {}
         self._stages: dict[tuple[tuple[int, ...], ...], list[object]] = {}
         self.frames = sorted(self._bounded(), key=lambda pair: pair[0])
 
-    def run(self, cutoff: float = INF, *, progress: Progress | None = None) -> Optimum:
-        """The best plan below `cutoff` with its bound; an interrupted or timed out search gives the best so far."""
+    def run(self, cutoff: float = INF, *, progress: Progress | None = None, keep: Keep | None = None) -> Optimum:
+        """The best plan below `cutoff` (of those that `keep` allows) with its bound; an interrupted or timed out
+        search gives the best so far.
+        """
         best: Found | None = None
         bound, complete, interrupted = INF, True, False
         say = progress or (lambda text: None)
@@ -71,11 +76,11 @@ class TrainingSearch:
                 most = cutoff if best is None else best.value
                 if least > most * (1 + SAME):
                     break
-                if time.monotonic() - self._start > self.limits.seconds:
+                if time.monotonic() - self.started > self.limits.seconds:
                     complete, bound = False, least
                     break
                 self.counts.branches += 1
-                better = self._of_frame(frame, most, best)
+                better = self._of_frame(frame, most, best, keep)
                 if better is not best and better is not None:
                     best = better
                     say(f"{best.value:.6g}: {frame.replicas} replicas x {len(frame.devices)} stages")
@@ -86,15 +91,9 @@ class TrainingSearch:
         value = best.value
         return Optimum(best.choice, value, min(bound, value), complete, self.counts, 0.0, interrupted)
 
-    def best(self, keep: Callable[[Choice], bool]) -> float:
+    def best(self, keep: Keep) -> float:
         """The best objective of the plans that `keep` allows; inf where none fits."""
-        best: Found | None = None
-        for least, frame in self.frames:
-            most = INF if best is None else best.value
-            if least > most * (1 + SAME):
-                break
-            best = self._of_frame(frame, most, best, keep)
-        return INF if best is None else best.value
+        return self._aside(self.frames, INF, keep).value
 
     def samples(self) -> Iterator[Choice]:
         """Plans that between them have every value of every decision."""
@@ -109,18 +108,27 @@ class TrainingSearch:
 
     def branch_optima(self, skip: tuple[int, int]) -> Iterator[tuple[float, Choice]]:
         """The best plan of every other (replicas, micro-batches)."""
-        branches = dict.fromkeys((frame.replicas, frame.micro_batches) for _, frame in self.frames)
-        for branch in branches:
+        branches = dict[tuple[int, int], list[tuple[float, Frame]]]()
+        for least, frame in self.frames:
+            branches.setdefault((frame.replicas, frame.micro_batches), []).append((least, frame))
+        for branch, frames in branches.items():
             if branch == skip:
                 continue
-            only = replace(self.space, replicas=(branch[0],), micro_batches=(branch[1],))
-            found = TrainingSearch(self.env, only, self.objective, self.limits, ignore_memory=self.ignore_memory).run()
+            found = self._aside(frames, self.limits.seconds)
             if found.choice is not None:
                 yield found.value, found.choice
 
-    def _of_frame(
-        self, frame: Frame, most: float, best: Found | None, keep: Callable[[Choice], bool] | None = None
-    ) -> Found | None:
+    def _aside(self, frames: list[tuple[float, Frame]], seconds: float, keep: Keep | None = None) -> Optimum:
+        """The best plan of some priced frames; the counts of this search, which are those of its answer, stay as they are."""
+        other = copy(self)
+        other.frames, other.limits, other.counts, other.excess = frames, replace(self.limits, seconds=seconds), Counts(), INF
+        other.started = time.monotonic()
+        found = other.run(keep=keep)
+        if found.interrupted:  # what was asked for is not known
+            raise KeyboardInterrupt
+        return found
+
+    def _of_frame(self, frame: Frame, most: float, best: Found | None, keep: Keep | None = None) -> Found | None:
         """The best plan of a frame (of those that `keep` allows), where it is better than the one known."""
         queue = self._open(frame, most, keep)
         ends: dict[object, Sequence[float]] = {}
@@ -144,7 +152,7 @@ class TrainingSearch:
                 best, most = found, min(most, found.value)
         return best
 
-    def _open(self, frame: Frame, most: float, keep: Callable[[Choice], bool] | None) -> list[tuple[float, int, StepPricing]]:
+    def _open(self, frame: Frame, most: float, keep: Keep | None) -> list[tuple[float, int, StepPricing]]:
         """A frame's plans whose bounds are not above `most`, the least first; plans of the same stages are bounded once."""
         queue: list[tuple[float, int, StepPricing]] = []
         parts, known = self._parts_of(frame), dict[object, tuple[tuple[TrainingStage, ...], float]]()

@@ -81,6 +81,24 @@ def test_best_plan_of_each_value_is_no_better_than_the_best() -> None:
     assert min(values) == pytest.approx(best.value) and max(values) >= best.value
 
 
+def test_what_is_asked_after_the_answer_does_not_change_its_counts() -> None:
+    search = _problem(3)[0]
+    counts = replace(search.run().counts, dropped=dict(search.counts.dropped))
+    assert counts.branches > 0
+    assert search.best(lambda choice: choice.micro_batches == 1) > 0
+    list(search.branch_optima(skip=(0, 0)))
+    assert search.counts == counts
+
+
+def test_the_best_plan_of_each_branch_is_that_of_a_search_of_the_branch_alone() -> None:
+    search = _problem(3)[0]
+    found = {(c.replicas, c.micro_batches): value for value, c in search.branch_optima((0, 0))}
+    assert len(found) > 1
+    for (replicas, micro_batches), value in found.items():
+        alone = replace(search.space, replicas=(replicas,), micro_batches=(micro_batches,))
+        assert value == TrainingSearch(search.env, alone).run().value
+
+
 def test_time_that_runs_out_leaves_a_bound() -> None:
     search = _problem(1)[0]
     found = TrainingSearch(search.env, search.space, limits=Limits(seconds=0.0)).run()
