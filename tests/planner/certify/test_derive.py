@@ -102,7 +102,7 @@ def test_every_plan_drawn_is_of_the_space_and_priced_as_by_the_evaluator(large: 
 def test_what_is_too_large_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is called derived that was not."""
     monkeypatch.setattr("planner.certify.pipelines.MOST_PARTIAL", 0)
-    monkeypatch.setattr("planner.certify.runs.MOST_RUNS", 0)
+    monkeypatch.setattr("planner.certify.runs.MOST_WALKED", 0)
     for large in (64, 1):
         problem = random_case(1)
         with pytest.raises(TooLargeError, match="more than 0 "):
