@@ -20,6 +20,9 @@ from planner.solve.pin import Pin
 from planner.solve.runs import Asked, RunTable
 from search_spaces.space import SearchSpace
 
+MOST = float(np.finfo(np.float64).max)
+"""A cutoff that every plan meets which is allowed at all: what is not allowed has the value inf."""
+
 
 class Branches:
     """A priced space and what is asked of its branches (replicas, micro-batches)."""
@@ -97,11 +100,17 @@ class Branches:
     def promising(self, branch: Branch, asked: Asked, pin: Pin | None = None) -> RunTable:
         """The pipelines of a branch of a large cluster of those widths that some pipeline below the cutoff may have."""
         key = (branch.replicas, branch.micro_batches)
-        if (key in self._runs and not pin) or not np.isfinite(asked.cutoff):
+        free = asked.cutoff >= MOST and not np.isfinite(asked.most_seconds[1:]).any()
+        if (key in self._runs and not pin) or free:
             return self.runs(branch, pin)
         floors = branch.floors(pin)[:, None, :].repeat(self.priced.spots.most, axis=1)
         plain = SpotArrays(floors, np.zeros(floors.shape, dtype=np.int64), np.zeros(floors.shape))
         return RunTable(branch, branch.spots(pin, RunTable(branch, plain).widths_below(asked)))
+
+    def inside_nodes(self, branch: Branch) -> RunTable:
+        """The pipelines of a branch of a large cluster whose stages are no wider than a node."""
+        node = self.env.cluster.gpus_per_node
+        return RunTable(branch, branch.spots(some=np.array([width <= node for width in branch.widths], dtype=bool)))
 
     def weight(self, replicas: int, gpus: int) -> float:
         """What seconds are multiplied by: one, or the price per second of the GPUs in use."""
@@ -122,7 +131,7 @@ class Branches:
             replace(self._objective(branch, 0), latency_s=np.inf),
             weight,
             seconds,
-            cutoff,
+            min(cutoff, MOST),
             branch.stride if self.space.use_all else 1,
             most,
         )

@@ -21,6 +21,7 @@ from planner.solve.exact import branch_optimum, stage_count_optima
 from planner.solve.layout import pinned_excess, pinned_pipeline
 from planner.solve.objective import SAME, Objective
 from planner.solve.pin import Pin
+from planner.solve.runs import Asked, RunTable
 from planner.solve.ties import Found, sent_bytes
 from search_spaces.stages import Choice, StageChoice
 
@@ -40,6 +41,9 @@ class SpaceSearch(Branches):
         branches = [self.branch(r, m) for r, m in self.space.branches]
         interrupted, queue = False, sorted((self.bound(b), b.stride, i, b) for i, b in enumerate(branches))
         tight: set[int] = set()
+        if self.space.regular and not np.isfinite(best):
+            found = self._first_plan([entry[-1] for entry in queue])
+            best = min((candidate.value for candidate in found), default=best)
         while queue:
             bound, stride, number, branch = heappop(queue)
             if bound <= best * (1 + SAME) and number not in tight:  # the stronger form takes longer: where it is needed alone
@@ -122,13 +126,26 @@ class SpaceSearch(Branches):
                 cutoff = min(cutoff, value)
         return self._floored(branch, cutoff, pin, found)
 
+    def _first_plan(self, branches: list[Branch]) -> list[Found]:
+        """The best plan of stages within a node, in the first of some branches of a large cluster that has any: with its
+        value known, most widths of the other branches need no prices.
+        """
+        for branch in branches:
+            most = self._most_ranks(branch)
+            if most and (found := self._of_table(branch, self.inside_nodes(branch), self.question(branch, np.inf, most))):
+                return found
+        return []
+
     def _regular(self, branch: Branch, cutoff: float, pin: Pin | None, stages: int | None = None) -> list[Found]:
         """The same on a large cluster, for all numbers of stages or for one."""
         most = self._most_ranks(branch)
         if most < 1:
             return []
         asked = self.question(branch, cutoff * (1 + 2 * SAME), most)
-        table = self.promising(branch, asked, pin)
+        return self._of_table(branch, self.promising(branch, asked, pin), asked, stages)
+
+    def _of_table(self, branch: Branch, table: RunTable, asked: Asked, stages: int | None = None) -> list[Found]:
+        """The best pipeline of a table, if there is any."""
         optimum = (table if stages is None else table.of(stages)).optimum(asked)
         if optimum.path is None:
             return []

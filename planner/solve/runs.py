@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,32 @@ class Asked:
         return np.where(inside & (seconds <= self.most_seconds[at] * (1 + SAME)), value, np.inf)
 
 
-_Totals = tuple[Runs, Array, Array]
+@dataclass(frozen=True)
+class _Bounded:
+    """Runs of every width [widths, P]: where each begins or ends, apart from the model's own end [P, ascending], least chain
+    and slowest time, GPUs and stages.
+    """
+
+    at: Ints
+    chain: Array
+    slowest: Array
+    ends: Ints
+    stages: Ints
+    layers: int
+
+    def of(self, some: slice) -> tuple[Array, Array, Ints, Ints]:
+        """Chain, slowest time, GPUs and stages of some of them."""
+        return self.chain[:, some], self.slowest[:, some], self.ends[:, some], self.stages[:, some]
+
+    @cached_property
+    def least(self) -> tuple[Array, Array]:
+        """Least chain and least slowest time of the runs that find room, at every layer [layers + 1]."""
+        found = []
+        for times in (self.chain, np.where(np.isfinite(self.chain), self.slowest, np.inf)):
+            least = np.full(self.layers + 1, np.inf)
+            np.minimum.at(least, self.at, times.min(axis=0, initial=np.inf))
+            found.append(least)
+        return found[0], found[1]
 
 
 @dataclass(frozen=True)
@@ -101,10 +127,10 @@ class RunTable:
         self.seconds = arrays.over if memory else arrays.seconds
         self.least = self.seconds.min(axis=1)
         spots = branch.priced.spots
-        self._heads, self._tails = (self._totals(runs) for runs in branch.priced.runs)
         self._at = np.array([spots.widths.index(width) for width in branch.widths], dtype=np.int64)
         self.between = spots.least_sends(branch.sequences)[np.ix_(self._at, self._at)] * (not memory)
         self.back = self._least_back()
+        self._heads, self._tails = (self._bounded(runs) for runs in branch.priced.runs)
 
     def _least_back(self) -> float:
         """Lower bound of the seconds of the sampled tokens' way back, in decode."""
@@ -176,8 +202,8 @@ class RunTable:
 
     def _single(self, asked: Asked) -> Iterator[tuple[Ints, Array]]:
         """Pipelines of one run."""
-        whole = np.nonzero(self._heads[0].stop == self.layers)[0]
-        chain, slowest, ends, stages = self._run_bounds(self._heads, whole)
+        whole = slice(*np.searchsorted(self._heads.at, (self.layers, self.layers + 1)))
+        chain, slowest, ends, stages = self._heads.of(whole)
         more = stages > 1
         value = asked.values(chain + more * self.back, np.maximum(slowest, more * self.back), ends)
         w, p = np.nonzero((value <= asked.cutoff) & self.counts[stages])
@@ -187,34 +213,40 @@ class RunTable:
 
     def _double(self, asked: Asked) -> Iterator[tuple[Ints, Array]]:
         """Pipelines of two runs, cut by cut."""
-        for cut in range(1, self.layers):
-            head = self._side(self._heads, np.nonzero(self._heads[0].stop == cut)[0], asked)
-            tail = self._side(self._tails, np.nonzero(self._tails[0].start == cut)[0], asked)
+        for cut in self._cuts(asked):
+            head, tail = (self._side(runs, cut, asked) for runs in (self._heads, self._tails))
             if head[0].size and tail[0].size:
                 few = [self._promising(one, other, asked) for one, other in ((head, tail), (tail, head))]
-                yield from self._pairs(cut, few[0], few[1], asked)
+                if few[0].size and few[1].size:
+                    yield from self._pairs(cut, few[0], few[1], asked)
 
-    def _side(self, runs: _Totals, some: Ints, asked: Asked) -> Array:
-        """Runs of every width as columns [5, N]: chain, slowest, GPUs, stages, width index."""
-        chain, slowest, ends, stages = self._run_bounds(runs, some)
+    def _cuts(self, asked: Asked) -> list[int]:
+        """Cuts of the layers where the least chain and slowest time of either side, each for itself, are below the cutoff."""
+        (before, first), (after, last) = self._heads.least, self._tails.least
+        chain, slowest = (before + after + self.back)[1:-1], np.maximum(first, last)[1:-1]
+        some = np.nonzero(np.isfinite(chain))[0]
+        value = asked.objective.values(chain[some], slowest[some])
+        below = value * asked.weight[asked.first_end : asked.last_end + 1].min(initial=np.inf) <= asked.cutoff
+        return [int(cut) for cut in 1 + some[below]]
+
+    def _side(self, runs: _Bounded, cut: int, asked: Asked) -> Array:
+        """Runs of every width beside a cut as columns [5, N]: chain, slowest, GPUs, stages, width index."""
+        chain, slowest, ends, stages = runs.of(slice(*np.searchsorted(runs.at, (cut, cut + 1))))
         w, p = np.nonzero(np.isfinite(chain) & (ends < asked.last_end))
         return np.stack([chain[w, p], slowest[w, p], ends[w, p], stages[w, p], w]).astype(np.float64)
 
-    def _run_bounds(self, totals: _Totals, some: Ints) -> tuple[Array, Array, Ints, Ints]:
-        """Chain and slowest time on the best spots, GPUs and stages of some runs [widths, n]; inf where they find no room."""
-        runs, sums, most = totals
-        stages = np.broadcast_to(runs.stages[some], (self.widths.size, some.size))
+    def _bounded(self, runs: Runs) -> _Bounded:
+        """Chain and slowest time of runs on the best spots, with their GPUs and stages; inf where they find no room."""
+        sums = most = self.least[:, runs.rows]
+        if runs.begin.size:
+            sums, most = (join.reduceat(sums, runs.begin, axis=1) for join in (np.add, np.maximum))
+        stages = np.broadcast_to(runs.stages, sums.shape)
         inner = np.diagonal(self.between)[:, None]
         ends = stages * self.widths[:, None]
-        chain = np.where(ends <= self.ranks, sums[:, some] + (stages - 1) * inner, np.inf)
-        return chain, np.maximum(most[:, some], np.where(stages > 1, inner, 0.0)), ends, stages
-
-    def _totals(self, runs: Runs) -> _Totals:
-        """Runs with the sum and the maximum of their stages' least seconds [widths, P]."""
-        times = self.least[:, runs.rows]
-        if not runs.begin.size:
-            return runs, times, times
-        return runs, np.add.reduceat(times, runs.begin, axis=1), np.maximum.reduceat(times, runs.begin, axis=1)
+        chain = np.where(ends <= self.ranks, sums + (stages - 1) * inner, np.inf)
+        slowest = np.maximum(most, np.where(stages > 1, inner, 0.0))
+        at = runs.stop if not runs.start.any() else runs.start
+        return _Bounded(at, chain, slowest, ends, stages, self.layers)
 
     def _promising(self, side: Array, other: Array, asked: Asked) -> Array:
         """Those of one side that could beat the cutoff beside the best that the other side has, in the room left to it."""
