@@ -16,7 +16,7 @@ from planner.evaluate.setting import Setting
 from planner.evaluate.tables import Bill, Block, FfnOption, StageTable
 from planner.solve.apart import ApartSpace
 from planner.solve.apart_sides import ROUNDING
-from planner.solve.blocks import PricedSpace
+from planner.solve.blocks import PricedSpace, StageSlot
 from planner.solve.candidates import ApartAsked, Candidates
 from planner.solve.pin import pinned
 from planner.solve.sides import Far, Job, Near, attention_bills, far_options, near_options, pair_bounds, pair_excess
@@ -54,15 +54,20 @@ class ApartPairs(ApartSpace):
 
     @cached_property
     def near(self) -> dict[Site, StageTable]:
-        """Priced attention sides by their ranks; on a large cluster those of linear stages on the same ranks."""
+        """Priced attention sides by their ranks: those of linear stages on the same ranks, where they are open."""
         places = tuple(dict.fromkeys(near for near, _ in self.splits))
         found = {}
-        for near in places if self.space.regular else ():
-            slot, ways = self._linear.spot_slot(0, len(near)), self.space.pinned(0).mlp_choices(len(near))
+        for near in () if self.space.layout else places:
+            slot, ways = self._slot(near), self.space.pinned(0).mlp_choices(len(near))
             table = None if slot is None else self._linear.tables[slot.block]
             if slot is not None and table is not None and ways:
                 found[near] = attention_table(table, slot.site, near, ways)
-        return found | self._sides_on(tuple(near for near in places if near not in found))
+        lacking = self._sides_on(tuple(near for near in places if near not in found))
+        return {near: side for near in places for side in [found.get(near, lacking.get(near))] if side is not None}
+
+    def _slot(self, near: Site) -> StageSlot | None:
+        """Where linear stages on the ranks of an attention side are priced."""
+        return self._linear.spot_slot(0, len(near)) if self.space.regular else self._linear.slots.get(tuple(near))
 
     def _candidates(self, asked: ApartAsked) -> Iterator[tuple[Candidates, Bools]]:
         key = self._key(asked.replicas, asked.micro_batches)
