@@ -78,8 +78,15 @@ class TrainingSpace(SearchSpace):
     def _known(self) -> dict[tuple[int, int | None], tuple[StageOption, ...]]:
         return {}
 
-    def frames(self) -> Iterator[Frame]:
-        """Every frame in a fixed order."""
+    def frames(self) -> tuple[Frame, ...]:
+        """Every frame in a fixed order; listed once, since the search and the size of the space both go through them."""
+        return self._listed
+
+    @cached_property
+    def _listed(self) -> tuple[Frame, ...]:
+        return tuple(self._frames())
+
+    def _frames(self) -> Iterator[Frame]:
         for replicas, micro in self.branches:
             sequences = self.sequences(replicas, micro)
             for devices in self._places(self.stride(replicas)):
@@ -90,6 +97,15 @@ class TrainingSpace(SearchSpace):
         """The layers of every stage, each way once."""
         if self.layout:
             return (tuple(pin.layers for pin in self.layout),)
+        if (stages, virtual) not in self._cut:
+            self._cut[stages, virtual] = self._all_splits(stages, virtual)
+        return self._cut[stages, virtual]
+
+    @cached_property
+    def _cut(self) -> dict[tuple[int, int], tuple[tuple[int, ...], ...]]:
+        return {}
+
+    def _all_splits(self, stages: int, virtual: int) -> tuple[tuple[int, ...], ...]:
         many = 1 if virtual > 1 or stages == 1 else 2 if stages == 2 else len(LIGHTER_ENDS)
         ends = LIGHTER_ENDS[:many]
         found = (_split(self.sizes.layers, stages, *end) for end in ends)
