@@ -14,9 +14,8 @@ from planner.search import Infeasibility, constraints, in_unit, infeasibility, p
 from planner.solve.answer import Limits
 from planner.solve.experts.options import AMONG
 from planner.solve.front import Corner, FrontSearch, Pair, Progress
-from planner.solve.objective import NAMES, TIE_RULE, Caps
-from planner.solve.optimum import SpaceSearch
-from planner.solve.searcher import inference_only
+from planner.solve.objective import NAMES, Caps
+from planner.solve.searcher import space_search, tie_rule
 from search_spaces.stages import Choice
 
 SCHEMA = "planner.pareto/1"
@@ -70,7 +69,7 @@ class Front:
                 }
                 for p in self.points
             ],
-            "searches": self.searches, "rules": list(self.problem.restrictions), "ties": TIE_RULE,
+            "searches": self.searches, "rules": list(self.problem.restrictions), "ties": tie_rule(self.problem.space),
             "problem": problem_to_dict(self.problem),
             "infeasibility": asdict(self.infeasibility) if self.infeasibility else None,
             "interrupted": self.interrupted, "versions": versions(), "seed": self.seed,
@@ -94,9 +93,8 @@ def pareto(
     check_points(points)
     found = problem if isinstance(problem, Problem) else load_problem(problem, sets=sets)
     limits = limits or Limits()
-    inference_only(found.space, "pareto")
     found = placed(found, AMONG)
-    asked = priced_space(found, pair, limits, SpaceSearch)
+    asked = priced_space(found, pair, limits, space_search)
     search = FrontSearch(asked, pair, limits, progress)
     corners = search.run(points)
     told = tuple(_point(found, pair, corner) for corner in corners)

@@ -8,6 +8,7 @@ from itertools import pairwise
 from planner.evaluate.capacity import stage_total
 from planner.evaluate.pipeline import feedback_seconds, makespan, send_seconds
 from planner.evaluate.setting import Setting
+from planner.evaluate.training import training_step
 from planner.evaluate.waves import waves_path
 from search_spaces.sizes import Sizes
 from search_spaces.stages import Choice
@@ -15,9 +16,9 @@ from search_spaces.stages import Choice
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """`latency_s`: of the batch, in decode of an output token. `steady_s`: what throughput divides the tokens of a pass by:
-    the slowest stage or send times the micro-batches; in decode, and with experts on GPUs of their own, the latency.
-    `dollars`: the latency at the price of the GPUs in use.
+    """`latency_s`: of the batch, in decode of an output token, in training of a step. `steady_s`: what throughput divides the
+    tokens of a pass by: the slowest stage or send times the micro-batches; in decode, in training, and with experts on GPUs of
+    their own, the latency. `dollars`: the latency at the price of the GPUs in use.
     """
 
     latency_s: float
@@ -35,7 +36,10 @@ def measures(env: Setting, sizes: Sizes, choice: Choice) -> Measures:
 
 
 def _seconds(env: Setting, sizes: Sizes, choice: Choice) -> tuple[float, float]:
-    """(latency, steady) seconds."""
+    """(latency, steady) seconds; of a training plan both are those of a step."""
+    if choice.training is not None:
+        step = training_step(env, sizes, choice).seconds
+        return step, step
     if choice.stages[0].separate:
         whole = waves_path(env, sizes, choice).latency_s
         return whole, whole

@@ -10,7 +10,8 @@ from planner.report.plot import Axis, Mark, axis, sketch, svg
 from planner.report.result import RULES, limits_text, workload_text
 from planner.report.show import count, objective_value, plain
 from planner.report.words import plan_words
-from planner.solve.objective import TIE_RULE, Name
+from planner.solve.objective import Name
+from planner.solve.searcher import tie_rule
 
 SCALES: dict[Name, tuple[tuple[float, str], ...]] = {
     "latency": ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")),
@@ -58,7 +59,7 @@ def _sections(front: Front) -> Iterator[Section]:
         rows = [_row(front, at, point) for at, point in enumerate(front.points, 1)]
         told = table(headers, rows, ("point", *front.objectives, "GPUs"), wide=70)
         yield Section("Front", (proven, Text(COMPLETE if front.complete else PARTIAL), told, Figure(sketch(*_drawn(front)))))
-    rules = Text(RULES), Bullets(front.problem.restrictions), Text(f"Ties: {TIE_RULE}.")
+    rules = Text(RULES), Bullets(front.problem.restrictions), Text(f"Ties: {tie_rule(front.problem.space)}.")
     yield Section("Search space", (Text(f"{count(front.searches, 'search')} of one priced space."), *rules))
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from planner.evaluate.measures import Measures, measures
 from planner.solve.answer import Limits, Optimum
 from planner.solve.objective import FIELDS, INF, Caps, Name
-from planner.solve.optimum import SpaceSearch
+from planner.solve.searcher import Search
 from search_spaces.stages import Choice
 
 STEP = 1e-7
@@ -74,7 +74,7 @@ class FrontSearch:
     the answer of the latest search.
     """
 
-    def __init__(self, asked: SpaceSearch, pair: Pair, limits: Limits, progress: Progress | None = None) -> None:
+    def __init__(self, asked: Search, pair: Pair, limits: Limits, progress: Progress | None = None) -> None:
         self.asked, self.pair, self.limits = asked, pair, limits
         self.say = progress or (lambda text: None)
         self.end = time.monotonic() + limits.seconds

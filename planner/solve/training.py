@@ -14,7 +14,7 @@ from planner.evaluate.training import StepPricing, pipeline_bound
 from planner.evaluate.training_parts import StageCase, StageParts, stage_parts
 from planner.evaluate.training_stage import TrainingStage, assemble
 from planner.solve.answer import Counts, Limits, Optimum
-from planner.solve.objective import SAME, Name
+from planner.solve.objective import SAME, Caps, Name
 from search_spaces.stages import Choice, block_pattern
 from search_spaces.training_space import Frame, TrainingSpace
 
@@ -62,7 +62,18 @@ class TrainingSearch:
         self.started = time.monotonic()
         self._places: dict[tuple[int, ...], object] = {}
         self._stages: dict[tuple[tuple[int, ...], ...], list[object]] = {}
-        self.frames = sorted(self._bounded(), key=lambda pair: pair[0])
+        self._floors = list(self._bounded())
+        self.frames = self.ordered()
+
+    def asking(self, objective: Name, caps: Caps, seconds: float = INF) -> TrainingSearch:
+        """The same priced space, asked for another objective under other caps on time and money, with counts of its own."""
+        if (caps.memory_bytes, caps.gpus) != (self.limits.caps.memory_bytes, self.limits.caps.gpus):
+            raise ValueError("another memory, or other GPUs, is another pricing")
+        other = copy(self)
+        other.objective, other.counts = objective, Counts()
+        other.limits = replace(self.limits, caps=caps, seconds=min(seconds, self.limits.seconds))
+        other.frames, other.started = other.ordered(), time.monotonic()
+        return other
 
     def run(self, cutoff: float = INF, *, progress: Progress | None = None, keep: Keep | None = None) -> Optimum:
         """The best plan below `cutoff` (of those that `keep` allows) with its bound; an interrupted or timed out
@@ -144,11 +155,11 @@ class TrainingSearch:
                 ends[key] = pricing.ends()
                 self.counts.iterations += 1
             step = pricing.step(ends[key])
-            if step.seconds > self.limits.caps.latency_s * (1 + SAME):
+            if self._beyond(frame, step.seconds):
                 self.counts.drop("over a limit of the search")
                 continue
             found = Found(self._value(frame, step.seconds), pricing.choice)
-            if found.better(best):
+            if found.value <= most * (1 + SAME) and found.better(best):
                 best, most = found, min(most, found.value)
         return best
 
@@ -178,10 +189,17 @@ class TrainingSearch:
 
     def _value(self, frame: Frame, seconds: float) -> float:
         """What is minimized: seconds of a step, or its dollars."""
-        if self.objective != "cost":
-            return seconds
+        return seconds if self.objective != "cost" else seconds * self._rate(frame)
+
+    def _rate(self, frame: Frame) -> float:
+        """Dollars per second of the GPUs of a frame."""
         rate = sum(self.env.cluster.kind_of(rank).price_per_hour for ranks in frame.devices for rank in ranks)
-        return seconds * frame.replicas * rate / 3600.0
+        return frame.replicas * rate / 3600.0
+
+    def _beyond(self, frame: Frame, seconds: float) -> bool:
+        """Whether a step of so many seconds is beyond a limit on time or money."""
+        caps, near = self.limits.caps, 1 + SAME
+        return seconds > min(caps.latency_s, caps.steady_s) * near or seconds * self._rate(frame) > caps.dollars * near
 
     def _fits(self, pricing: StepPricing) -> bool:
         if self.ignore_memory:
@@ -192,8 +210,12 @@ class TrainingSearch:
             self.counts.drop("memory")
         return worst <= 0
 
+    def ordered(self) -> list[tuple[float, Frame]]:
+        """The frames by the least objective that each may have."""
+        return sorted(((self._value(frame, seconds), frame) for seconds, frame in self._floors), key=lambda pair: pair[0])
+
     def _bounded(self) -> Iterator[tuple[float, Frame]]:
-        """Every frame that could fit with the least objective it may have."""
+        """Every frame that could fit with the least seconds of a step it may have."""
         frames = [frame for frame in self.space.frames() if self._allowed(frame)]
         self._price(frames)
         for frame in frames:
@@ -201,7 +223,7 @@ class TrainingSearch:
                 self.excess = min(self.excess, self._least_bytes(frame))
                 self.counts.drop("weights alone exceed the memory")
                 continue
-            yield self._value(frame, self._least(frame)), frame
+            yield self._least(frame), frame
 
     def _allowed(self, frame: Frame) -> bool:
         used = frame.replicas * sum(map(len, frame.devices))
