@@ -12,7 +12,7 @@ from planner.evaluate.setting import Setting
 from planner.graph.experts import Load
 from planner.solve.experts.costs import Mixture, Placement
 from planner.solve.experts.load import balance
-from planner.solve.experts.timed import fastest
+from planner.solve.experts.timed import fastest, quickly
 from search_spaces.attention import AttentionDomain, AttentionPartition
 from search_spaces.experts import ExpertDomain, Placed, contiguous_placement
 from search_spaces.sizes import Sizes, divisors
@@ -157,7 +157,7 @@ def _faster(mixture: Mixture, rows: Sequence[Load], inside: Container[Load]) -> 
         (answer,) = fastest(mixture, mean[None], slots, effort=2)
         found.append(answer.placement)
         if len(distinct) > 1:
-            own = [one.placement for one in fastest(mixture, np.array(distinct), slots, effort=2)]
+            own = quickly(mixture, np.array(distinct), slots, answer.copies)
             found.append(_turned(rows, dict.fromkeys(every, answer.placement) | dict(zip(distinct, own, strict=True))))
     return tuple(dict.fromkeys(found))
 

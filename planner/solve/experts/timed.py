@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,22 +52,10 @@ def fastest(mixture: Mixture, loads: Array, slots: int, effort: int = GENERATION
     Each is priced by the role of the mixture itself; the search goes by tables of that price (`costs`). `effort` says how
     often a layer that stays above its bound is shaken.
     """
-    shares, groups = loads / loads.sum(axis=1, keepdims=True), mixture.groups
-    even = balance(loads, groups, slots, exact=False)
-    largest = max(answer.largest / answer.mean for answer in even) / groups
-    table = cost_table(mixture, slots, min(1.0, 2.0 * largest), 0.0, mixture.reach(largest))
-    names = [tuple(row) for row in loads.tolist()]
-    best = [answer.placement for answer in even]
-    seconds = mixture.placed_seconds(best, names)
-    greedy = np.full(seconds.shape, np.inf)
-    for share in SHARES if groups * slots > loads.shape[1] else SHARES[:1]:
-        copies = even_copies(loads, int(share * (groups * slots - loads.shape[1])), groups)
-        packing = _start(mixture, table, shares, copies, slots)
-        greedy = np.minimum(greedy, mixture.placed_seconds(packing.placements(), names))
-        seconds, best = _better(mixture, packing, names, seconds, best)
-        for cost in (table.blended, table.whole):
-            improve(packing, cost, np.zeros(len(names)), pairs=False)
-            seconds, best = _better(mixture, packing, names, seconds, best)
+    spare = mixture.groups * slots - loads.shape[1]
+    counts = [int(share * spare) for share in (SHARES if spare else SHARES[:1])]
+    shares, names = loads / loads.sum(axis=1, keepdims=True), [tuple(row) for row in loads.tolist()]
+    table, greedy, seconds, best = _packed_fast(mixture, loads, slots, counts)
     bounds = time_bounds(mixture, shares, slots, seconds)
     far = np.nonzero(seconds > bounds * (1.0 + CLOSE))[0]
     if far.size and effort:
@@ -77,6 +66,35 @@ def fastest(mixture: Mixture, loads: Array, slots: int, effort: int = GENERATION
             best[at] = placement
     fractional = np.array([fractional_bound(mixture, row, slots) for row in shares])
     return _answers(mixture, best, seconds, np.minimum(bounds, seconds), fractional, greedy)
+
+
+def quickly(mixture: Mixture, loads: Array, slots: int, copies: int) -> list[Placement]:
+    """Placements of many layers, loads [L, E], with so many copies at most: packed and improved, without bounds."""
+    return _packed_fast(mixture, loads, slots, [copies])[-1]
+
+
+def _packed_fast(
+    mixture: Mixture, loads: Array, slots: int, counts: Sequence[int]
+) -> tuple[CostTable, Array, Array, list[Placement]]:
+    """The cost table, seconds [L] of the best greedy start, and the seconds [L] and placements that are best after swaps, with
+    each of these numbers of copies tried.
+    """
+    shares, groups = loads / loads.sum(axis=1, keepdims=True), mixture.groups
+    even = balance(loads, groups, slots, exact=False)
+    largest = max(answer.largest / answer.mean for answer in even) / groups
+    table = cost_table(mixture, slots, min(1.0, 2.0 * largest), 0.0, mixture.reach(largest))
+    names = [tuple(row) for row in loads.tolist()]
+    best = [answer.placement for answer in even]
+    seconds = mixture.placed_seconds(best, names)
+    greedy = np.full(seconds.shape, np.inf)
+    for count in counts:
+        packing = _start(mixture, table, shares, even_copies(loads, count, groups), slots)
+        greedy = np.minimum(greedy, mixture.placed_seconds(packing.placements(), names))
+        seconds, best = _better(mixture, packing, names, seconds, best)
+        for cost in (table.blended, table.whole):
+            improve(packing, cost, np.zeros(len(names)), pairs=False)
+            seconds, best = _better(mixture, packing, names, seconds, best)
+    return table, greedy, seconds, best
 
 
 def _start(mixture: Mixture, table: CostTable, shares: Array, copies: Ints, slots: int) -> Packing:
