@@ -166,7 +166,7 @@ def write(rows: list[dict[str, Any]]) -> None:
         for column, up in (("cpu_s", "processor seconds"), ("peak_mb", "peak memory, MB")):
             some = [row for row in rows if row["axis"] == name]
             if some:
-                values = [float(OPEN.index(row["open"]) if name == "open" else row[name]) for row in some]
+                values = [float(OPEN.index(row["open"]) + 1 if name == "open" else row[name]) for row in some]
                 marks = [
                     Mark(x, row[column], f"{row['model']}, {row['phase']}, {row['objective']}: {row[column]:.4g}")
                     for x, row in zip(values, some, strict=True)
