@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +15,7 @@ from planner.evaluate.setting import Setting
 from planner.evaluate.slices import price_blocks
 from planner.evaluate.stage import Intervals, StageView, intervals, view
 from planner.evaluate.tables import Block, FfnOption, StageTable
+from planner.solve.alike import distinct_sites
 from planner.solve.bounds import LayerFloor
 from planner.solve.pin import Pin, pinned
 from planner.solve.shares import Shares, Usable, shares
@@ -119,6 +120,10 @@ class PricedSpace:
         usable = [b for b in self.blocks if b.allowed.count()]
         priced = dict(zip(map(id, usable), price_blocks(env, [b.block for b in usable]), strict=True))
         self.tables: list[StageTable | None] = [priced.get(id(b)) for b in self.blocks]
+        self.priced = sum(b.allowed.count() * len(b.block.places) * len(self.sequences) for b in self.blocks)
+        """Stage options that were priced: options x sites x micro-batch sizes."""
+        if not space.regular:
+            self._tell_sites_apart()
         self._sends: dict[tuple[int, int], Array] = {}
         self._crossing: dict[int, Array] = {}
         self._fitting: dict[tuple[int, int], Allowed] = {}
@@ -184,10 +189,16 @@ class PricedSpace:
                 self.slots[pin.devices] = StageSlot(pin.devices, len(self.blocks), 0)
                 self.blocks.append(option_block(self.space, kind, (pin.devices,), self.sequences, index))
 
-    @property
-    def priced(self) -> int:
-        """Stage options that were priced: options x sites x micro-batch sizes."""
-        return sum(b.allowed.count() * len(b.block.places) * len(self.sequences) for b in self.blocks)
+    def _tell_sites_apart(self) -> None:
+        """Keep one of the sites of a block that cost the same."""
+        of: dict[int, Ints] = {}
+        for number, table in enumerate(self.tables):
+            if table is not None and len(table.block.places) > 1:
+                table, of[number] = distinct_sites(table)
+                self.tables[number], self.blocks[number] = table, replace(self.blocks[number], block=table.block)
+        for ranks, slot in self.slots.items():
+            if slot.block in of:
+                self.slots[ranks] = replace(slot, site=int(of[slot.block][slot.site]))
 
     @cached_property
     def spans(self) -> tuple[Intervals, Ints]:
