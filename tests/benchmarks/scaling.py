@@ -161,7 +161,7 @@ def write(rows: list[dict[str, Any]]) -> None:
     (RESULTS / "scaling.md").write_text(document(rows))
     with (RESULTS / "scaling.csv").open("w", newline="") as text:
         csv.writer(text, lineterminator="\n").writerows([COLUMNS, *map(cells, rows)])
-    across = {"gpus": "GPUs", "layers": "layers", "open": "kinds of decisions open"}
+    across = {"gpus": "GPUs", "layers": "layers", "open": "kinds of decisions open, plus one"}
     for name, title in across.items():
         for column, up in (("cpu_s", "processor seconds"), ("peak_mb", "peak memory, MB")):
             some = [row for row in rows if row["axis"] == name]
