@@ -119,7 +119,7 @@ def _expert_words(stage: StageChoice, sizes: Sizes) -> list[str]:
     if experts is None:
         return []
     width = len(stage.expert_devices)
-    rows = [experts.at(row).groups(sizes.experts, width) for row in dict.fromkeys(sizes.expert_rows)] or [()]
+    rows = [experts.at(row).groups(sizes.experts, width) for row in dict.fromkeys(sizes.expert_rows) or (0,)]
     groups = range(width // experts.tensor_ways)
     held = [sum(group in places for places in placed) for placed in rows for group in groups]
     near, side = gpus(stage.attention_devices), experts.router_side
