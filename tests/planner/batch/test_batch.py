@@ -23,6 +23,7 @@ from planner.batch.rebuild import rebuild
 from planner.batch.sweep import read_sweep
 from planner.cli.app import main
 from tests.planner.batch.stores import ROOT, command, contents, planner, run_sweep, tiny_sweep, write_sweep
+from tests.planner.cli.test_anytime import heeding
 
 BAD = {"name": "no such model", "model": "gpt-17"}
 HUGE = {"name": "does not fit", "set": {"model.hidden": 131072, "model.ffn.hidden": 2**22}}
@@ -352,6 +353,7 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path):
     root = tmp_path / "store"
     begun = subprocess.Popen(
         command("batch", sweep, "--out", root, "--engine", "serial"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=heeding,
     )  # fmt: skip
     while len(list(root.glob(f"runs/*/*/{FACTS}"))) < 2 and begun.poll() is None:
         time.sleep(0.01)

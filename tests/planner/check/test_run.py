@@ -23,7 +23,7 @@ from planner.model import Ffn, Layer
 from planner.models import load_model
 from planner.workload import Workload
 from search_spaces.attention import AttentionPartition
-from search_spaces.experts import ExpertPlacement
+from search_spaces.experts import ExpertPlacement, rows_of
 from tests.planner.check.test_run_faults import DECODE, DENSE, MIXED, PREFILL, REPLICATED, plan, run
 from tests.planner.plans import Case, cases, gqa, mla
 
@@ -126,7 +126,14 @@ def test_the_twin_keeps_what_shrinking_must_not_destroy(case):
             if layer.ffn.kind == "dense":
                 assert layer.ffn.hidden % stage.mlp_ways == full.ffn.hidden % stage.mlp_ways
     for stage, shrunk in zip(stages, twin.choice.stages, strict=True):
-        assert replace(stage, layers=shrunk.layers) == shrunk  # devices, groups, segments, experts: all as they were
+        assert replace(stage, layers=shrunk.layers, experts=shrunk.experts) == shrunk  # devices, groups, segments as they were
+        if stage.experts is not None and shrunk.experts is not None and stage.experts.by_layer:
+            kept = [index for index in twin.layers if model.layers[index].ffn.kind == "moe"]
+            moe = [index for index, layer in enumerate(model.layers) if layer.ffn.kind == "moe"]
+            rows = tuple(rows_of(stage.experts.placement)[moe.index(index)] for index in kept)
+            assert shrunk.experts == replace(stage.experts, placement=rows)
+        else:
+            assert shrunk.experts == stage.experts
         if case.workload.phase == "prefill":
             assert twin.workload.prompt >= 2 * stage.attention.context_parts
 
