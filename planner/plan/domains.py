@@ -5,7 +5,7 @@ A field that is absent keeps the domain it had; `any` opens it. The same readers
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from planner.errors import InputError, unknown_name
@@ -143,11 +143,17 @@ def read_placement(fields: Fields, experts: int) -> Placement:
     )
     if not isinstance(value, list | tuple) or len(value) != experts:
         raise fields.error("placement", allowed)
+    placed = _groups(value, fields.at("placement"), allowed, fields.source)
+    check_copies(fields, placed)
+    return placed
+
+
+def _groups(value: Sequence[object], place: str, allowed: str, source: str) -> Placement:
+    """The groups of each expert: an entry is one group, or a list of them."""
     placed = tuple(tuple(entry) if isinstance(entry, list | tuple) else (entry,) for entry in value)
     for expert, held in enumerate(placed):
         if not all(isinstance(g, int) and not isinstance(g, bool) and g >= 0 for g in held):
-            raise InputError(f"{fields.at('placement')}[{expert}]", value[expert], allowed, fields.source)
-    check_copies(fields, placed)
+            raise InputError(f"{place}[{expert}]", value[expert], allowed, source)
     return placed
 
 
@@ -172,10 +178,9 @@ def _layer(value: object, place: str, experts: int, source: str) -> Placement:
     allowed = f"a list with one entry for each of the {experts} experts: its group, or a list of different groups"
     if not isinstance(value, list | tuple) or len(value) != experts:
         raise InputError(place, value if not isinstance(value, list | tuple) else f"{len(value)} entries", allowed, source)
-    placed = tuple(tuple(entry) if isinstance(entry, list | tuple) else (entry,) for entry in value)
+    placed = _groups(value, place, allowed, source)
     for expert, held in enumerate(placed):
-        whole = all(isinstance(g, int) and not isinstance(g, bool) and g >= 0 for g in held)
-        if not held or not whole or len(set(held)) != len(held):
+        if not held or len(set(held)) != len(held):
             raise InputError(f"{place}[{expert}]", value[expert], allowed, source)
     return placed
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import lcm, sqrt
 
 from planner.cluster import Cluster
@@ -41,7 +42,7 @@ class Twin:
     layers: tuple[int, ...]
     sequences: int
 
-    @property
+    @cached_property
     def rows(self) -> tuple[int, ...]:
         """For every layer of the twin its entry of a placement by layer."""
         return layer_rows(self.model, self.workload)

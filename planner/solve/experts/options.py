@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import lru_cache
 
@@ -30,7 +30,16 @@ AMONG = f"{FOUND}. What is proven is proven among these"
 
 def different_loads(env: Setting) -> tuple[Load, ...]:
     """The different expert loads of the layers, unequal ones only."""
-    return tuple(kind.load for kind in env.kinds if kind.load and len(set(kind.load)) > 1)
+    return _unequal(kind.load for kind in env.kinds)
+
+
+def _unequal(loads: Iterable[Load]) -> tuple[Load, ...]:
+    return tuple(load for load in loads if len(set(load)) > 1)
+
+
+def _mixture_loads(env: Setting) -> tuple[Load, ...]:
+    """The loads of every layer with experts, in turn."""
+    return tuple(layer.load for layer in env.layers if layer.moe)
 
 
 def open_to_search(env: Setting, space: SearchSpace) -> bool:
@@ -48,7 +57,7 @@ def with_found_placements(env: Setting, space: SearchSpace) -> SearchSpace:
 
 def with_placements(env: Setting, space: SearchSpace) -> SearchSpace:
     """The space with placements found for every number of groups that its stages may have, where they are open."""
-    rows = tuple(layer.load for layer in env.layers if layer.moe)
+    rows = _mixture_loads(env)
 
     def opened(domain: ExpertDomain, widths: set[int]) -> ExpertDomain:
         if domain.placement is not None:
@@ -87,10 +96,9 @@ def _group_counts(experts: int, domain: ExpertDomain, widths: set[int]) -> tuple
 def _candidates(rows: tuple[Load, ...], groups: int) -> tuple[Placed, ...]:
     """Balanced placements on `groups` groups, without copies and with: of the sum of the layers' loads, and of each layer's."""
     experts, distinct = len(rows[0] or rows[-1]), tuple(dict.fromkeys(row for row in rows if row))
-    found: list[Placed] = []
+    summed, found = np.sum(_unequal(distinct), axis=0), list[Placed]()
     for spare in spare_slots(experts, groups):
         slots = -(-experts // groups) + spare
-        summed = np.sum(np.array([row for row in distinct if len(set(row)) > 1]), axis=0)
         (answer,) = balance(summed[None], groups, slots, exact=False)
         found.append(answer.placement)
         if len(distinct) > 1:
@@ -117,7 +125,7 @@ def mixture_of(env: Setting, sizes: Sizes, choice: Choice, stage: StageChoice, l
 
 def refined(env: Setting, space: SearchSpace, choice: Choice) -> SearchSpace | None:
     """The space of a choice with its placements open to faster ones for its own tokens; None where there is nothing to try."""
-    rows = tuple(layer.load for layer in env.layers if layer.moe)
+    rows = _mixture_loads(env)
     pins, tried, start = [], False, 0
     for stage in choice.stages:
         domain, own = _held(stage), {layer.load for layer in env.layers[start : start + stage.layers] if layer.moe}
@@ -149,7 +157,7 @@ def _faster(mixture: Mixture, rows: Sequence[Load], inside: Container[Load]) -> 
     the stage has `inside` (the others have that of the mean: no GPU of the stage holds them).
     """
     every = tuple(dict.fromkeys(row for row in rows if row))
-    mean = np.mean(np.array([row for row in every if len(set(row)) > 1]), axis=0)
+    mean = np.mean(_unequal(every), axis=0)
     distinct = tuple(row for row in every if row in inside)
     experts, found = mean.size, list[Placed]()
     for spare in spare_slots(experts, mixture.groups):
