@@ -13,6 +13,7 @@ from planner.cli.batch import batch, results
 from planner.cli.catalogs import list_, show
 from planner.cli.comparison import compare, explain
 from planner.cli.inspection import inspect
+from planner.cli.interrupts import heard_between_imports
 from planner.cli.output import close_quietly, say, warn
 from planner.cli.pareto import pareto
 from planner.cli.plans import dag, evaluate, validate
@@ -74,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(args=given or ["--help"], prog_name="planner", standalone_mode=False)
+        with heard_between_imports():
+            code = app(args=given or ["--help"], prog_name="planner", standalone_mode=False)
         code = code if given else BAD_INPUT
     except PlannerError as error:
         warn(f"error: {' '.join(str(error).split())}")

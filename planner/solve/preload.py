@@ -13,5 +13,5 @@ def preload() -> None:
 
 
 def _load() -> None:
-    with contextlib.suppress(RuntimeError):  # the process ends before the import does: nobody needs it any more
+    with contextlib.suppress(Exception):  # the process ends first, or an interrupt cut the import off; who needs it is told
         importlib.import_module("ortools.sat.python.cp_model")
