@@ -27,7 +27,8 @@ class ExpertPlacement:
     split over the GPUs and travel to their experts and back. separate: the experts have GPUs of their own, `devices` of
     them, after the attention GPUs of the stage. `placement[e]` lists the groups that hold expert e (several = replicas
     that share its load); empty means consecutive experts, as even as can be, larger groups first. A placement by layer has
-    one such list for every layer of the model that has experts; `at` says what it is in one of them.
+    one such list for every layer of the model that has experts; `at` says what it is in one of them. Dispatched tokens of each
+    `serve_within` consecutive GPUs of the stage go to the copies among them where there are any (0: to all copies in turn).
     """
 
     form: Form = "local"
@@ -35,6 +36,7 @@ class ExpertPlacement:
     devices: int = 0
     placement: Placed = ()
     router_side: RouterSide = "attention"
+    serve_within: int = 0
 
     @property
     def by_layer(self) -> bool:
@@ -67,6 +69,16 @@ def rows_of(placed: Placed) -> tuple[Placement, ...]:
     return placed if is_by_layer(placed) else (placed,)  # type: ignore[return-value]
 
 
+def has_copies(placed: Placed) -> bool:
+    """Whether any expert of any layer has more than one copy."""
+    return any(len(held) > 1 for row in dict.fromkeys(rows_of(placed)) for held in row)
+
+
+def serves(within: int, tensor_ways: int, ways: int) -> bool:
+    """Whether `within` consecutive of the GPUs of a stage are whole groups, and not all of them."""
+    return 0 < within < ways and within % tensor_ways == 0
+
+
 def contiguous_placement(experts: int, groups: int) -> Placement:
     """Consecutive experts per group, as even as can be, the larger groups first."""
     placed: list[tuple[int, ...]] = []
@@ -80,7 +92,8 @@ class ExpertDomain:
     """The values that stay open for each field of an expert placement; None means every legal value.
 
     There are too many placements to list: where they are open, that is the default one, and besides it what `searched` has
-    for a number of groups, as (groups, placements) pairs.
+    for a number of groups, as (groups, placements) pairs. Where `serve_within` is open, that is 0 and, with copies, the
+    `neighbours` GPUs of a scale-up domain.
     """
 
     form: tuple[Form, ...] | None = None
@@ -88,7 +101,9 @@ class ExpertDomain:
     devices: tuple[int, ...] | None = None
     placement: tuple[Placed, ...] | None = None
     router_side: tuple[RouterSide, ...] | None = None
+    serve_within: tuple[int, ...] | None = None
     searched: tuple[tuple[int, tuple[Placed, ...]], ...] = ()
+    neighbours: int = 0
 
     def shared(self, sizes: Sizes, ways: int) -> Iterator[ExpertPlacement]:
         """Placements on the GPUs of a stage that computes attention and experts, in a fixed order."""
@@ -110,7 +125,14 @@ class ExpertDomain:
             if (self.tensor_ways is not None and tensor_ways not in self.tensor_ways) or tensor_ways > sizes.expert_hidden:
                 continue
             for placement in self._placements(sizes, groups):
-                yield ExpertPlacement(form, tensor_ways, devices, placement, side)
+                for within in self._served(form, placement, tensor_ways, ways):
+                    yield ExpertPlacement(form, tensor_ways, devices, placement, side, within)
+
+    def _served(self, form: Form, placement: Placed, tensor_ways: int, ways: int) -> tuple[int, ...]:
+        """The legal numbers of GPUs that serve one another's tokens; 0 alone where there is no choice of copies."""
+        values = (0, self.neighbours) if self.serve_within is None else self.serve_within
+        copied = form == "dispatch" and has_copies(placement)
+        return tuple(dict.fromkeys(value for value in values if not value or (copied and serves(value, tensor_ways, ways))))
 
     def _placements(self, sizes: Sizes, groups: int) -> list[Placed]:
         """The legal placements on `groups` groups, the default one as the empty tuple, each once."""

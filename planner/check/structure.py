@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from planner.check.findings import Finding
 from search_spaces.attention import legal_grid
-from search_spaces.experts import Placement, contiguous_placement, legal_placement, matches_rows, rows_of
+from search_spaces.experts import Placement, contiguous_placement, legal_placement, matches_rows, rows_of, serves
 from search_spaces.sizes import Sizes
 from search_spaces.space import residual_shards
 from search_spaces.stages import Choice, StageChoice, replica_stride
@@ -147,6 +147,12 @@ def _experts(sizes: Sizes, stage: StageChoice, where: str) -> Iterator[Finding]:
         yield _error("STRUCT011", f"{where}.tensor_ways", message, placement.tensor_ways, f"a divisor of {ways}")
         return
     groups = ways // placement.tensor_ways
+    near = placement.serve_within
+    if near and not (placement.form == "dispatch" and serves(near, placement.tensor_ways, ways)):
+        message = f"{near} GPUs that serve one another's tokens are no part of {ways} GPUs that dispatch theirs"
+        wanted = f"0, or with dispatch a multiple of {placement.tensor_ways} below {ways}"
+        yield _error("STRUCT024", f"{where}.serve_within", message, near, wanted)
+        return
     if placement.by_layer and not matches_rows(placement.placement, sizes):
         told, wanted = len(rows_of(placement.placement)), f"{len(sizes.expert_rows)}, alike where layers have equal loads"
         message = f"a placement by layer with {told} rows does not fit the layers with experts and their loads"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from planner.check.conservation import check_conservation
 from planner.check.cycles import check_cycles
+from planner.check.destinations import check_destinations
 from planner.check.findings import Finding, errors
 from planner.check.flow import check_flow
 from planner.check.forms import check_forms
@@ -58,6 +59,7 @@ def check_graph(env: Setting, sizes: Sizes, choice: Choice, graph: Graph, comple
         return tuple(found)
     found += [*check_order(index, choice), *check_flow(index)]
     found += check_prices(Context(env.model, sequences * env.workload.query_length, sequences, index))
+    found += check_destinations(env.model, env.workload, choice, graph)
     found += check_forms(env.workload, sizes, choice, index)
     found += check_shards(env.model, env.workload, sizes, choice, index)
     found += check_shapes(graph)

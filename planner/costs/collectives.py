@@ -108,7 +108,8 @@ class Collectives:
         """Seconds of one collective; `moved_bytes` is the full buffer as nccl-tests counts it.
 
         all_reduce and broadcast: the buffer each rank holds; all_gather: the gathered size; reduce_scatter: the input;
-        all_to_all: what each rank holds, its own part included; send_recv: what crosses one link.
+        all_to_all: what each rank holds, its own part included (of unequal parts the busiest rank); send_recv: what crosses
+        one link.
         """
         if op not in OPERATIONS:
             raise unknown_name("operation", op, OPERATIONS)
@@ -119,7 +120,10 @@ class Collectives:
         narrowest = np.where(narrowest > 0, narrowest, widest)
         local = self._inside(op, moved, ranks, link)
         if np.any(domains > 1):
-            wide = self._across(op, moved, ranks, domains, widest, narrowest, crossing, link)
+            if op == "all_to_all":
+                wide = self._exchange(moved, ranks, domains, widest, narrowest, crossing, link, shape)
+            else:
+                wide = self._across(op, moved, ranks, domains, widest, narrowest, crossing, link)
             local = np.where(domains > 1, wide, local)
         return np.asarray(np.where((ranks > 1) & (moved > 0), local, 0.0))
 
@@ -145,23 +149,35 @@ class Collectives:
     ) -> Array:
         """Seconds of a group that spans domains: the network's latency and volume, never less than the fabric inside."""
         net = self._net
-        spread = op == "all_to_all"
-        adapter = self._adapter_bandwidth(narrowest * crossing, net.all_to_all_share if spread else net.share)
-        start = (
-            net.start_s
-            + net.hops * self.cluster.network.latency_s * np.log2(domains)
-            + net.ramp_s * moved / (moved + net.ramp_bytes)
-        )
+        adapter = self._adapter_bandwidth(narrowest * crossing, net.share)
         if op == "send_recv":
             return np.asarray(net.start_s + net.hops * self.cluster.network.latency_s + moved / adapter)
+        start = self._network_start(moved, domains)
         local = self._inside(op, moved, np.maximum(widest, 1.0), link)
-        if spread:  # each rank sends what is not for its own domain over its own adapter, the rest inside
-            own = self._inside(op, moved * widest / ranks, widest, link)
-            return np.asarray(start + np.maximum((ranks - narrowest) / ranks * moved / adapter, np.where(widest > 1, own, 0.0)))
         ring = factor(op, ranks) * moved / (narrowest * adapter)
         if op == "all_reduce":  # two domains exchange once (NCCL's tree of two) instead of going round a ring
             ring = np.where(domains == 2, moved / (narrowest * adapter), ring)
         return np.asarray(start + np.maximum(ring, np.where(widest > 1, local, 0.0)))
+
+    def _network_start(self, moved: Array, domains: Array) -> Array:
+        """Seconds before the volume of a collective over the network counts: its start, its hops, and the ramp."""
+        net = self._net
+        ramp = net.ramp_s * moved / (moved + net.ramp_bytes)
+        return np.asarray(net.start_s + net.hops * self.cluster.network.latency_s * np.log2(domains) + ramp)
+
+    def _exchange(
+        self, moved: Array, ranks: Array, domains: Array, widest: Array, narrowest: Array, crossing: Array, link: Array,
+        shape: GroupShape,
+    ) -> Array:  # fmt: skip
+        """Seconds of an all-to-all that spans domains: each rank sends what is not for its own domain over its own adapter, the
+        rest inside.
+        """
+        adapter = self._adapter_bandwidth(narrowest * crossing, self._net.all_to_all_share)
+        leaving, staying = np.asarray(shape.outside), np.asarray(shape.inside)
+        leaving = np.where(leaving >= 0, leaving, (ranks - narrowest) / ranks) * moved
+        staying = np.where(staying >= 0, staying * moved, moved * widest / ranks)
+        own = self._inside("all_to_all", staying, widest, link)
+        return np.asarray(self._network_start(moved, domains) + np.maximum(leaving / adapter, np.where(widest > 1, own, 0.0)))
 
     def m2n_time(
         self,

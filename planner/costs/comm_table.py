@@ -19,8 +19,9 @@ class MeasuredCollectives(Collectives):
     """The collectives of a cluster, those of measured groups from rows (see `Held`: never faster for more bytes).
 
     A row says how many ranks take part and over how many nodes (domains of the scale-up link) they spread evenly. Groups
-    of other shapes keep the formula's price. Where several groups leave a domain at once the price is the formula's for
-    them, and no less than the row's for one alone: what was measured had the network to itself.
+    of other shapes, and all-to-alls over nodes of unequal parts, keep the formula's price. Where several groups leave a domain
+    at once the price is the formula's for them, and no less than the row's for one alone: what was measured had the network to
+    itself.
     """
 
     def __init__(self, cluster: Cluster, rows: Mapping[str, Sample]) -> None:
@@ -40,11 +41,12 @@ class MeasuredCollectives(Collectives):
     def time(self, op: str, moved_bytes: ArrayLike, shape: GroupShape) -> Array:
         """Seconds of one collective (see `Collectives.time`)."""
         guess = super().time(op, moved_bytes, shape)
-        fields = (moved_bytes, shape.ranks, shape.domains, shape.crossing, guess)
-        moved, ranks, domains, crossing, guess = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in fields))
+        fields = (moved_bytes, shape.ranks, shape.domains, shape.crossing, shape.outside, guess)
+        arrays = (np.asarray(x, dtype=np.float64) for x in fields)
+        moved, ranks, domains, crossing, outside, guess = np.broadcast_arrays(*arrays)
         found = guess
         for (operation, many, nodes), held in self._held.items():
-            here = (ranks == many) & (domains == nodes) & (moved > 0)
+            here = (ranks == many) & (domains == nodes) & (moved > 0) & (outside < 0)
             if operation != op or not np.any(here):
                 continue
             plain = super().time(op, moved, _alone(many, nodes))
@@ -56,7 +58,7 @@ class MeasuredCollectives(Collectives):
     def source_of(self, op: str, moved_bytes: float, shape: GroupShape, kind: str) -> str:
         """The tag of one collective on a GPU kind."""
         held = self._held.get((op, int(np.max(shape.ranks)), int(np.max(shape.domains))))
-        if held is None:
+        if held is None or np.max(shape.outside) >= 0:
             return super().source_of(op, moved_bytes, shape, kind)
         alone = int(np.max(shape.domains)) == 1 or int(np.max(shape.crossing)) <= 1
         return MEASURED if alone and bool(held.inside(np.array([[moved_bytes]]))[0]) else EXTRAPOLATED

@@ -12,6 +12,7 @@ from planner.cluster import Cluster, Link
 
 Array = NDArray[np.int64]
 Ints = int | Array
+Parts = float | NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,9 @@ class GroupShape:
     `ranks` in the group; `domains` it spans; `per_domain` its ranks in the domain that holds most of them; `crossing`
     groups of the same role that leave one domain over the network at the same time (a static contention factor);
     `narrowest` its ranks in the domain that holds fewest, which drive as many network adapters (0: as `per_domain`);
-    `link` the slowest scale-up link it touches, as an index of `cluster_links` (0 is the slowest of the cluster).
+    `link` the slowest scale-up link it touches, as an index of `cluster_links` (0 is the slowest of the cluster). Of an
+    all-to-all that sends more to some than to others: `outside` is the most bytes that leave a rank's domain, or come from
+    another, and `inside` the most that stay, both as parts of the bytes of the busiest rank (below 0: as many to every rank).
     """
 
     ranks: Ints
@@ -30,6 +33,19 @@ class GroupShape:
     crossing: Ints = 1
     narrowest: Ints = 0
     link: Ints = 0
+    outside: Parts = -1.0
+    inside: Parts = -1.0
+
+    def at(self, row: int) -> GroupShape:
+        """The shape of one row of many, in plain numbers."""
+        counts = (self.ranks, self.domains, self.per_domain, self.crossing, self.narrowest, self.link)
+        parts = (self.outside, self.inside)
+        return GroupShape(*(int(_one(x, row)) for x in counts), *(float(_one(x, row)) for x in parts))
+
+
+def _one(value: Ints | Parts, row: int) -> float:
+    array = np.asarray(value)
+    return float(array if array.ndim == 0 else array[row])
 
 
 def cluster_links(cluster: Cluster) -> tuple[tuple[Link, str], ...]:
@@ -46,6 +62,11 @@ class Places:
         self.size, self.links = cluster.size, len(order)
         self.link_of = np.array([order[(domain.link, cluster.device_kinds[domain.ranks[0]])] for domain in cluster.domains])
         self.domain_of = np.asarray(cluster.domain_of)
+
+    def pattern(self, ranks: Sequence[int]) -> tuple[int, ...]:
+        """Which of some ranks share a domain: their domains in turn, numbered as they appear."""
+        number: dict[int, int] = {}
+        return tuple(number.setdefault(domain, len(number)) for domain in self.domain_of[np.asarray(ranks)].tolist())
 
     def shape(self, family: Sequence[Array]) -> GroupShape:
         """The shape that prices a family of same-role groups which run at once, given as arrays [groups, ranks of a group].

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -82,6 +82,9 @@ class _Prices:
             return self._transfer(node.transfer)
         if node.communicates:
             shape = self._shape(node.family, node.kind == Kind.SEND)
+            if node.flow is not None and shape.domains > 1:
+                outside, inside = node.flow.parts(self.env.pricer.places.pattern(node.devices))
+                shape = replace(shape, outside=outside, inside=inside)
             return float(self.env.pricer.collectives.time(node.kind.value, node.bytes, shape))
         gpu = self.env.cluster.device_kinds[node.devices[0]]
         return self._compute(gpu, node.kind, node.m, node.k, node.n, node.batch, node.attention, node.bytes, node.dtype)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.costs.groups import GroupShape
 from planner.costs.pricer import Sites
 from planner.costs.tags import source_of
 from planner.evaluate.rows import attention_rows, partition_table
@@ -140,8 +139,7 @@ class StageRuns:
         for op, duration in chosen:
             shape = None
             if op.group is not None:
-                found = pricer.group_shapes(op.group, sites, op.kind == "send_recv")
-                shape = GroupShape(*(int(np.asarray(getattr(found, n))[ends.row]) for n in GroupShape.__slots__))
+                shape = pricer.group_shapes(op.group, sites, op.kind == "send_recv", op.flows).at(ends.row)
             source = source_of(pricer, op, ends.row, kind, shape)
             steps.append(Step(op.name, op.kind.value, duration, op_term(op, ends.row, label, shape), source))
         flops = sum(float(np.broadcast_to(op.flops, (rows,))[ends.row]) for op in role.ops)

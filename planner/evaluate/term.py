@@ -6,6 +6,7 @@ The grammar is that of `planner.evaluate.expression`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,6 +23,7 @@ COLLECTIVE_NAMES = {
     Kind.ALL_TO_ALL: "AllToAll",
     Kind.SEND: "SendRecv",
 }
+PARTS = ("outside", "inside")
 OPERATIONS = {name: kind.value for kind, name in COLLECTIVE_NAMES.items()}
 
 
@@ -39,7 +41,8 @@ def op_term(op: Op, row: int, kind: str, shape: GroupShape | None) -> str:
         cache = [] if a.kv_dtype is None else [f"kv_dtype={a.kv_dtype}"]
         return _call("Attention", sizes, [*flags, *_dtype(op.dtype), *cache, *_gpu(kind)])
     if op.kind in COLLECTIVES and shape is not None:
-        fields = [f"{name}={_number(int(np.asarray(getattr(shape, name))))}" for name in GroupShape.__slots__]
+        named = {name: getattr(shape, name) for name in GroupShape.__slots__}
+        fields = [f"{name}={_number(value)}" for name, value in named.items() if value >= 0]
         return _call(COLLECTIVE_NAMES[op.kind], [_at(op.bytes, row)], fields)
     return _call("Memory", [_at(op.bytes, row)], _gpu(kind))
 
@@ -125,7 +128,9 @@ def functions(pricer: Pricer) -> dict[str, Function]:
 
     def collective(operation: str) -> Function:
         def price(plain: list[Value], named: dict[str, Value]) -> float:
-            shape = GroupShape(**{key: int(float(value)) for key, value in named.items()})
+            counts = {key: int(float(value)) for key, value in named.items() if key not in PARTS}
+            outside, inside = (float(named.get(key, -1.0)) for key in PARTS)
+            shape = replace(GroupShape(**counts), outside=outside, inside=inside)
             return float(pricer.collectives.time(operation, float(plain[0]), shape))
 
         return price

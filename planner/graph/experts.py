@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.graph.flows import Flow, Flows
 from planner.graph.rows import Ints, MoeRows
 from planner.model import Ffn, ModelSpec
 from planner.workload import Workload
@@ -27,14 +28,6 @@ def layer_rows(model: ModelSpec, workload: Workload) -> tuple[int, ...]:
     return tuple(next(rows) if mixture else 0 for mixture in moe)
 
 
-@dataclass(frozen=True, slots=True)
-class ExpertClass:
-    """A group of GPUs that share experts: how many experts, the shares of all routed tokens that they get."""
-
-    experts: int
-    shares: tuple[float, ...]
-
-
 def layer_loads(model: ModelSpec, workload: Workload) -> tuple[Load, ...]:
     """Expert loads of every layer, empty where equal; the rows of the workload's histogram go to MoE layers in turn."""
     loads, found, moe = workload.expert_load, [], 0
@@ -47,25 +40,11 @@ def layer_loads(model: ModelSpec, workload: Workload) -> tuple[Load, ...]:
     return tuple(found)
 
 
-def expert_classes(
-    ffn: Ffn, placement: ExpertPlacement, ways: int, load: Load, distinct: bool = True
-) -> tuple[ExpertClass, ...]:
-    """The different expert groups of a placement on `ways` GPUs (or all of them); replicas share an expert's load evenly."""
-    held: dict[int, list[float]] = {group: [] for group in range(ways // placement.tensor_ways)}
-    weights = load or (1.0,) * ffn.experts
-    total = sum(weights)
-    for expert, groups in enumerate(placement.groups(ffn.experts, ways)):
-        for group in groups:
-            held[group].append(weights[expert] / total / len(groups))
-    classes = tuple(ExpertClass(len(shares), tuple(sorted(shares))) for shares in held.values())
-    return tuple(dict.fromkeys(classes)) if distinct else classes
-
-
 @dataclass(frozen=True, slots=True)
 class MoeTable:
     """Placements as columns, one entry per class of expert group; `owner` is the placement of each entry, `first` the
     place of the first GPU of its class in the stage. `spread` and `reach` are those of the whole placement (see `MoeRows`).
-    `part` is 1, or what part of the reads of all its experts an entry of `least_table` has.
+    `part` is 1, or what part of the reads of all its experts an entry of `least_table` has. `flows` has one for each owner.
     """
 
     owner: Ints
@@ -77,6 +56,7 @@ class MoeTable:
     reach: NDArray[np.float64]
     shares: NDArray[np.float64]
     part: NDArray[np.float64]
+    flows: tuple[Flow | None, ...]
 
 
 def moe_table(ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], load: Load, row: int = 0) -> MoeTable:
@@ -111,13 +91,13 @@ def moe_tables(
     )
     return MoeTable(
         owner[order], np.repeat(expert_ways, sizes)[order], np.repeat(tensor_ways, sizes)[order], experts, first, spread,
-        reach, shares[order], np.ones(owner.size),
+        reach, shares[order], np.ones(owner.size), tuple(part.flows[at] for at in range(len(loads)) for part in parts),
     )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class _Entries:
-    """Expert groups of one placement under several loads; of groups that are alike the first."""
+    """Expert groups of one placement under several loads, of groups that are alike the first; `flows` has one for each load."""
 
     load: Ints
     experts: Ints
@@ -125,6 +105,7 @@ class _Entries:
     spread: NDArray[np.float64]
     reach: NDArray[np.float64]
     shares: NDArray[np.float64]
+    flows: tuple[Flow | None, ...]
 
 
 @lru_cache(maxsize=8192)
@@ -137,18 +118,55 @@ def _entries(
     ffn: Ffn, placement: ExpertPlacement, ways: int, weights: NDArray[np.float64], even: NDArray[np.bool_]
 ) -> _Entries:
     """Entries of a placement for weights [L, E] that sum to one; `even` [L] says which loads are equal by themselves."""
-    expert, group, copies = _held(of_row(placement.placement, 0), ffn.experts, ways // placement.tensor_ways)
+    served = _served(placement, ffn.experts, ways, weights)
+    drawn = even & (not placement.placement)
+    hits, spread, reach = _reach(ffn, served, drawn)
+    kinds = np.array([_kinds(rows, served.counts) for rows in served.shares], dtype=np.int64)
+    load, own = np.nonzero(kinds.reshape(len(weights), served.counts.size) == np.arange(served.counts.size))
+    flows = tuple(None if plain else _flow(rows, placement) for rows, plain in zip(hits, drawn.tolist(), strict=True))
+    first, shares = own * placement.tensor_ways, served.shares[load, own]
+    return _Entries(load, served.counts[own], first, spread[load], reach[load], shares, flows)
+
+
+def _flow(hits: NDArray[np.float64], placement: ExpertPlacement) -> Flow:
+    return Flow(tuple(map(tuple, hits.tolist())), placement.tensor_ways, placement.serve_within)
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """What the groups of a placement get under each load.
+
+    `counts` [G] are their experts, `shares` [L, G, most experts] what part of all pairs each of their copies gets, ascending,
+    zero-padded; `blocks` [L, B, G] what part of the pairs of each block of senders a group gets, `senders` [B] what part of all
+    tokens a block has.
+    """
+
+    counts: Ints
+    shares: NDArray[np.float64]
+    blocks: NDArray[np.float64]
+    senders: NDArray[np.float64]
+
+
+def _served(placement: ExpertPlacement, experts: int, ways: int, weights: NDArray[np.float64]) -> _Served:
+    """The copies of an expert that may serve a block of senders share its load evenly."""
+    expert, group, copies = _held(of_row(placement.placement, 0), experts, ways // placement.tensor_ways)
+    within = placement.serve_within or ways
+    senders = np.bincount(np.arange(ways) // within) / ways
+    near = np.zeros((senders.size, experts))  # copies of every expert in a block
+    home = group * placement.tensor_ways // within
+    np.add.at(near, (home, expert), 1.0)
+    near = near[:, expert]
+    own = np.where(near > 0, (home == np.arange(senders.size)[:, None]) / np.maximum(near, 1.0), 1.0 / copies)
     counts = np.bincount(group, minlength=ways // placement.tensor_ways)
-    width = int(counts.max(initial=1))
     column = np.arange(group.size) - np.repeat(np.cumsum(counts) - counts, counts)
-    padded = np.full((len(weights), counts.size, width), np.inf)
-    padded[:, group, column] = weights[:, expert] / copies
+    padded = np.full((len(weights), counts.size, int(counts.max(initial=1))), np.inf)
+    padded[:, group, column] = weights[:, expert] * (senders @ own if senders.size > 1 else 1.0 / copies)
     padded.sort(axis=2)
     padded[np.isinf(padded)] = 0.0
-    spread, reach = _reach(ffn, padded.sum(axis=2), counts, even & (not placement.placement))
-    kept = np.array([_first_of_kind(rows, counts) for rows in padded]) if len(weights) else np.zeros((0, counts.size), bool)
-    load, own = np.nonzero(kept)
-    return _Entries(load, counts[own], own * placement.tensor_ways, spread[load], reach[load], padded[load, own])
+    if senders.size == 1:
+        return _Served(counts, padded, padded.sum(axis=2)[:, None], senders)
+    belongs = (group[:, None] == np.arange(counts.size)).astype(np.float64)
+    return _Served(counts, padded, (weights[:, None, expert] * own) @ belongs, senders)
 
 
 def _row_entries(
@@ -163,16 +181,14 @@ def _row_entries(
     load = np.repeat(np.arange(len(each)), [part.load.size for part in each])
     names = ("experts", "first", "spread", "reach")
     experts, first, spread, reach = (np.concatenate([getattr(part, name) for part in each]) for name in names)
-    return _Entries(load, experts, first, spread, reach, np.concatenate(shares))
+    return _Entries(load, experts, first, spread, reach, np.concatenate(shares), tuple(part.flows[0] for part in each))
 
 
-def _first_of_kind(shares: NDArray[np.float64], counts: Ints) -> NDArray[np.bool_]:
-    """Which groups [G] hold what no group before them holds: as many experts with the same shares [G, most experts]."""
+def _kinds(shares: NDArray[np.float64], counts: Ints) -> list[int]:
+    """For every group [G] the first one that holds the same: as many experts with the same shares [G, most experts]."""
     keys = [(count, row.tobytes()) for count, row in zip(counts.tolist(), shares, strict=True)]
     first = {key: group for group, key in reversed(list(enumerate(keys)))}
-    found = np.zeros(len(keys), dtype=np.bool_)
-    found[list(first.values())] = True
-    return found
+    return [first[key] for key in keys]
 
 
 @lru_cache(maxsize=4096)
@@ -187,22 +203,25 @@ def _held(placement: Placement, experts: int, groups: int) -> tuple[Ints, Ints, 
 
 
 def _reach(
-    ffn: Ffn, shares: NDArray[np.float64], counts: Ints, drawn: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Expected number of expert groups that one token goes to [L], and the chance that it goes to the one that gets most [L].
+    ffn: Ffn, served: _Served, drawn: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Chances that a token of each block goes to each group [L, B, G], expected number of groups that a token of the block with
+    most goes to [L], and the chance that a token of any block goes to the group that gets most [L].
 
-    `shares` [L, G] are the groups' parts of all pairs, `counts` [G] their experts. Equal loads (`drawn` [L]): a token's k
-    experts are a uniform draw without repetition, so a group of n experts is missed with probability C(E - n, k) / C(E, k).
-    Unequal loads: k independent draws (assumed, slightly high).
+    Equal loads (`drawn` [L]): a token's k experts are a uniform draw without repetition, so a group of n experts is missed
+    with probability C(E - n, k) / C(E, k). Unequal loads: k independent draws (assumed, slightly high).
     """
-    hit = 1.0 - (1.0 - np.minimum(shares, 1.0)) ** ffn.top_k
+    counts = served.counts
+    hit = 1.0 - (1.0 - np.minimum(served.blocks, 1.0)) ** ffn.top_k
     hit = np.where(counts > 0, hit, 0.0)
+    most = (hit * served.senders[:, None]).sum(axis=1) if served.senders.size > 1 else hit[:, 0]
     miss = np.ones(counts.size)
     for i in range(ffn.top_k):
         miss = miss * np.maximum(ffn.experts - counts - i, 0) / (ffn.experts - i)
     groups = np.count_nonzero(counts)
     plain = groups - miss[counts > 0].sum(), 1.0 - miss.min(initial=1.0)
-    return np.where(drawn, plain[0], hit.sum(axis=1)), np.where(drawn, plain[1], hit.max(axis=1, initial=0.0))
+    spread = np.where(drawn, plain[0], hit.sum(axis=2).max(axis=1, initial=0.0))
+    return hit, spread, np.where(drawn, plain[1], most.max(axis=1, initial=0.0))
 
 
 def least_table(ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], load: Load) -> MoeTable:
@@ -231,8 +250,9 @@ def least_tables(
     reach = 1.0 - (1.0 - 1.0 / groups) ** ffn.top_k
     part = np.where(reads, 1.0 / groups, 1.0)
     return MoeTable(
-        owner, ways, tensor, -(-ffn.experts // groups), np.zeros_like(owner), np.ones(owner.size), reach, shares, part
-    )
+        owner, ways, tensor, -(-ffn.experts // groups), np.zeros_like(owner), np.ones(owner.size), reach, shares, part,
+        (None,) * (owner.size // 2),
+    )  # fmt: skip
 
 
 def moe_rows(table: MoeTable, entry: Ints, tokens: Ints, ways: Ints, residual_shards: Ints, top_k: int) -> MoeRows:
@@ -252,8 +272,9 @@ def moe_rows(table: MoeTable, entry: Ints, tokens: Ints, ways: Ints, residual_sh
     routed = np.where(part < 1.0, active, routed)
     routed, active = routed[inverse], active[inverse]
     zero = np.zeros_like(entry)
+    flows = Flows(table.flows, table.owner[entry]) if any(table.flows) else None
     return MoeRows(tokens, ways, residual_shards, table.expert_ways[entry], table.tensor_ways[entry], table.experts[entry],
-                   active, routed, table.spread[entry], table.reach[entry], zero, zero, table.first[entry])  # fmt: skip
+                   active, routed, table.spread[entry], table.reach[entry], zero, zero, table.first[entry], flows)  # fmt: skip
 
 
 def moe_device_rows(
@@ -265,11 +286,11 @@ def moe_device_rows(
     """
     placement, near, far = stage.experts or ExpertPlacement(), len(stage.attention_devices), len(stage.expert_devices)
     table = moe_table(ffn, [(placement, far)], load)
-    every = expert_classes(ffn, placement, far, load, distinct=False)
-    classes = tuple(dict.fromkeys(every))
+    weights = np.array([load or (1.0,) * ffn.experts])
+    served = _served(placement, ffn.experts, far, weights / weights.sum())
+    kinds = np.unique(_kinds(served.shares[0], served.counts), return_inverse=True)[1]
     index = np.arange(far if experts_apart else near)
-    own = (index // placement.tensor_ways) % len(every)
-    entry = np.array([classes.index(every[group]) for group in own], dtype=np.int64)
+    entry = kinds[(index // placement.tensor_ways) % kinds.size]
     tokens_of, ways, shards = (np.full(index.shape, value, dtype=np.int64) for value in (tokens, near, residual_shards))
     rows = moe_rows(table, entry, tokens_of, ways, shards, ffn.top_k)
     return replace(rows, index=index % near, column=index % placement.tensor_ways, first=index)

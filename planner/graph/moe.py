@@ -53,10 +53,10 @@ def dispatch_role(ctx: RoleContext, layer: Layer, rows: MoeRows) -> Role:
     sent = _sent_bytes(ctx, rows, own)
     stage = Group("stage", 1, rows.ways)
     arrived = _arrived_tokens(ctx, rows, attention_router=True)
-    ops.append(Op("dispatch", Kind.ALL_TO_ALL, ("xn", "routes"), arrived, ctx.dtype, bytes=sent, group=stage))
-    ops += _experts(ctx, layer, rows, ("arrived", "xn"))
+    there = Op("dispatch", Kind.ALL_TO_ALL, ("xn", "routes"), arrived, ctx.dtype, bytes=sent, group=stage, flows=rows.flows)
+    ops += [there, *_experts(ctx, layer, rows, ("arrived", "xn"))]
     returned = returned_tokens(ctx, rows)
-    ops.append(Op("combine", Kind.ALL_TO_ALL, ("expert_partial", "routes"), returned, ctx.dtype, bytes=sent, group=stage))
+    ops.append(replace(there, name="combine", inputs=("expert_partial", "routes"), output=returned))
     ops += _finish(ctx, layer, rows, residual, own, returned)
     return Role("moe", residual, (*ops, *residual_tail(ctx, layer, "ffn", "f", residual)))
 

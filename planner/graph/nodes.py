@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from planner.graph.flows import Flow
 from planner.graph.ops import COLLECTIVES, AttentionDims, Kind, Layout
 from planner.units import dtype_bytes
 
@@ -58,7 +59,8 @@ class Node:
     `inputs` are the tensors read, as their producers wrote them, `formals` the names by which the operator knows them; one
     that nothing in the graph writes (the model's input) is not listed. `outputs` are what each of `devices` holds
     afterwards (of a transfer: what each target holds). `family` are the groups that run the same collective at once, its
-    own among them: with the sizes it makes the price a constant of the node. `layer` is None at the ends of the model;
+    own among them, and `flow` where its bytes go (None: as many to all): with the sizes they make the price a constant of the
+    node. `layer` is None at the ends of the model;
     `step` counts decode steps.
     """
 
@@ -86,6 +88,7 @@ class Node:
     transfer: Transfer | None = None
     step: int = 0
     formals: tuple[str, ...] = ()
+    flow: Flow | None = None
 
     @property
     def output(self) -> Piece | None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.graph.flows import Flows
 from planner.units import dtype_bytes
 
 Size = int | NDArray[Any]
@@ -116,7 +117,8 @@ class Op:
     `bytes` moved through memory, or the collective's full buffer (all-gather: gathered; all-to-all: held per rank).
     `exists` is 0 on rows where the operator is absent (as is a collective over one GPU). Operators run in list order
     on a GPU's compute stream, those with `stream` "transfer" on its transfer stream. `rows` are the tokens of a grouped
-    product where its output does not say them; `grad_of` names the forward operator that a backward one belongs to.
+    product where its output does not say them; `grad_of` names the forward operator that a backward one belongs to. `flows`
+    say where the bytes of an all-to-all go (None: as many to every GPU).
     """
 
     name: str
@@ -136,6 +138,7 @@ class Op:
     exists: Size | NDArray[np.bool_] = 1
     rows: Size | None = None
     grad_of: str = ""
+    flows: Flows | None = None
 
     @property
     def flops(self) -> NDArray[np.float64]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.graph.flows import Flows
+
 Ints = NDArray[np.int64]
 
 
@@ -79,7 +81,7 @@ class MoeRows:
     `active` the experts of them that get any token. `spread` is the expected number of expert groups that one token
     goes to, `reach` the chance that it goes to the group that gets most. `index` is the place in the stage, `column` the
     place among the GPUs that share an expert, `first` the place that decides the columns of a shared expert (in pricing
-    the first GPU with these experts).
+    the first GPU with these experts). `flows` says where dispatched tokens go; None: to all GPUs alike.
     """
 
     tokens: Ints
@@ -95,3 +97,4 @@ class MoeRows:
     index: Ints
     column: Ints
     first: Ints
+    flows: Flows | None = None

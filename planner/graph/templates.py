@@ -69,6 +69,7 @@ def _cell(
     proto = Node(
         f"{op.name}@{ranks_name(ranks)}", op.name, op.kind, role, stage, None, 0, ranks, op.stream, (), outputs, op.dtype,
         _at(op.m, place), _at(op.k, place), _at(op.n, place), _at(op.batch, place), attention, amount, flops, weights, family,
+        flow=None if op.flows is None else op.flows.at(place),
     )  # fmt: skip
     return Cell(op, members, exists and (work > 0 or any(w.elements for w in weights)), proto, outputs)
 

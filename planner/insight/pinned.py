@@ -117,6 +117,7 @@ def expert_pin(placement: ExpertPlacement | None) -> ExpertDomain:
         form=(placement.form,), tensor_ways=(placement.tensor_ways,),
         devices=(placement.devices,) if placement.form == "separate" else None,
         placement=(placement.placement,) if placement.placement else None, router_side=(placement.router_side,),
+        serve_within=(placement.serve_within,),
     )  # fmt: skip
 
 

@@ -132,6 +132,7 @@ def expert_domain(fields: Fields, base: ExpertDomain, sizes: Sizes) -> ExpertDom
         integers(fields, "devices", base.devices, sizes.devices),
         placement,
         words(fields, "router_side", base.router_side, ROUTER_SIDES),
+        integers(fields, "serve_within", base.serve_within, sizes.devices, low=0),
     )
 
 

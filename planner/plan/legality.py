@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from math import prod
 
 from planner.errors import InputError
@@ -82,6 +83,11 @@ def _check_stage(fields: Fields, space: SearchSpace, index: int) -> None:
         allowed = f"a divisor of the stage's {_some(attention_ways)} GPUs, at most {space.sizes.ffn_hidden} FFN columns"
         raise InputError(f"{place}.mlp.ways", _only(pin.mlp_ways), allowed, fields.source)
     if space.sizes.moe and not any(_placed(space, index, *split) for split in splits):
+        if any(_placed(_served_by_all(space), index, *split) for split in splits):
+            allowed = (
+                "0 (copies take turns), or with dispatch and copies fewer GPUs than the stage has, a multiple of tensor_ways"
+            )
+            raise InputError(f"{place}.experts.serve_within", _only(pin.experts.serve_within), allowed, fields.source)
         placed = pin.experts.placement
         name, value = ("placement", _only(placed)) if placed else ("tensor_ways", _only(pin.experts.tensor_ways))
         homes = sorted({experts or attention for attention, experts in splits})
@@ -101,6 +107,12 @@ def _splits(space: SearchSpace, index: int) -> list[tuple[int, int]]:
     if space.sizes.moe and (form is None or "separate" in form) and len(space.layout) == 1:
         found += [(total - e, e) for e in range(1, total) if counts is None or e in counts]
     return found
+
+
+def _served_by_all(space: SearchSpace) -> SearchSpace:
+    """The space with all copies of an expert taking turns."""
+    layout = tuple(replace(pin, experts=replace(pin.experts, serve_within=None)) for pin in space.layout)
+    return replace(space, layout=layout)
 
 
 def _placed(space: SearchSpace, index: int, attention: int, experts: int) -> bool:

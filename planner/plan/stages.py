@@ -66,7 +66,7 @@ def _part(stage: Fields, part: str, shared: Mapping[str, object]) -> Fields:
 def _base_experts(base: ExpertDomain, experts: Fields, apart: int | None) -> ExpertDomain:
     """The space's domain; a plan that says where its experts are is not bound by the space's forms and counts."""
     if apart:
-        return ExpertDomain(("separate",), base.tensor_ways, (apart,), base.placement, base.router_side)
+        return ExpertDomain(("separate",), base.tensor_ways, (apart,), base.placement, base.router_side, base.serve_within)
     return base
 
 

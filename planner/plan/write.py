@@ -6,6 +6,7 @@ from planner.plan.read import PLAN_SCHEMA, SCHEDULES
 from planner.plan.training import training_to_dict
 from search_spaces.attention import AttentionPartition
 from search_spaces.experts import Placement, rows_of
+from search_spaces.orders import in_ranges
 from search_spaces.sizes import Sizes
 from search_spaces.stages import Choice, StageChoice
 
@@ -14,6 +15,7 @@ def choice_to_dict(choice: Choice, sizes: Sizes) -> dict[str, object]:
     """The plan (`planner.plan/1`) of a choice; `plan_space` reads it back as a space that holds this choice alone."""
     return {
         "schema": PLAN_SCHEMA,
+        **({"gpus": in_ranges(sizes.gpus)} if sizes.gpus else {}),
         "replicas": choice.replicas,
         "micro_batches": choice.micro_batches,
         **({"schedule": SCHEDULES[0]} if choice.training is None else training_to_dict(choice.training)),
@@ -57,6 +59,8 @@ def _experts(stage: StageChoice, sizes: Sizes) -> dict[str, object]:
     written: dict[str, object] = {"form": experts.form, "tensor_ways": experts.tensor_ways}
     if experts.form == "separate":
         written |= {"devices": list(stage.expert_devices), "router_side": experts.router_side}
+    if experts.serve_within:
+        written["serve_within"] = experts.serve_within
     if experts.by_layer:
         return written | {"placement_by_layer": [_groups(row) for row in rows_of(experts.placement)]}
     groups = experts.groups(sizes.experts, len(stage.expert_devices))

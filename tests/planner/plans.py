@@ -106,7 +106,7 @@ def cases(draw, separate: bool | None = None) -> Case:
     space = SearchSpace(
         sizes,
         attention=AttentionDomain(heads_per_group=heads, score_reduce=(True, False)),
-        experts=ExpertDomain(placement=placement),
+        experts=ExpertDomain(placement=placement, serve_within=None if placement is None else (0, 2)),
     )
     apart = moe and (draw(st.booleans()) if separate is None else separate)
     micro = draw(st.sampled_from([m for m in (1, 2, 4) if workload.batch % m == 0]))

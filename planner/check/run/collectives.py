@@ -153,7 +153,8 @@ def send_tokens(sources: Members, targets: Sequence[Split]) -> list[Value]:
         return [Value(x, {"tokens": numbers}) for _ in targets]
     routes = [Routes.of(site.read("routes")) for site in sources]
     experts, weights = np.concatenate([r.experts for r in routes]), np.concatenate([r.weights for r in routes])
-    groups = serving(targets[0], experts)
+    places = np.repeat([site.split.place for site in sources], [len(own) for own in tokens])
+    groups = serving(targets[0], experts, places)
     found = []
     for target in targets:
         rows = (groups == target.expert_group).any(axis=1)

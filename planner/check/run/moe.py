@@ -95,20 +95,26 @@ def _best(ffn: Ffn, ranked: Floats) -> Ints:
     return np.argsort(-ranked, axis=1, kind="stable")[:, : ffn.top_k]
 
 
-def serving(split: Split, experts: Ints) -> Ints:
-    """The group of GPUs that serves each token-expert pair, [tokens, top_k]: replicas take turns in token order.
+def serving(split: Split, experts: Ints, senders: Ints | None = None) -> Ints:
+    """The group of GPUs that serves each token-expert pair, [tokens, top_k]: replicas take turns in token order, those near the
+    sender alone where the plan says so and there are any.
 
-    `experts` are those of all tokens of a micro-batch, so every GPU comes to the same answer.
+    `experts` are those of all tokens of a micro-batch and `senders` [tokens] the places that they come from, so every GPU comes
+    to the same answer.
     """
-    groups = split.expert_groups
-    turns = np.zeros(experts.shape, dtype=np.int64)
+    groups, placed = split.expert_groups, split.placement
+    within = placed.serve_within or len(split.at.stage.expert_devices)
+    blocks = np.zeros(len(experts), dtype=np.int64) if senders is None else senders // within
+    found = np.array([held[0] for held in groups], dtype=np.int64)[experts]
     for expert in (e for e, held in enumerate(groups) if len(held) > 1):
-        pairs = experts == expert
-        turns[pairs] = np.arange(pairs.sum()) % len(groups[expert])
-    table = np.full((len(groups), max(len(held) for held in groups)), -1, dtype=np.int64)
-    for expert, held in enumerate(groups):
-        table[expert, : len(held)] = held
-    return np.asarray(table[experts, turns], dtype=np.int64)
+        held = np.array(groups[expert], dtype=np.int64)
+        home = held * placed.tensor_ways // within
+        far = ~np.isin(blocks, home)
+        served = [(far, held), *((blocks == block, held[home == block]) for block in np.unique(home).tolist())]
+        for tokens, some in served:
+            pairs = (experts == expert) & tokens[:, None]
+            found[pairs] = some[np.arange(pairs.sum()) % len(some)]
+    return found
 
 
 def permute(site: Site) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from planner.check.run.machine import Outcome
 from planner.check.run.twin import Twin
 from planner.check.run.world import World
 from planner.graph.nodes import Graph
+from search_spaces.experts import ExpertPlacement
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,8 @@ def _uneven_replicas(world: World, outcome: Outcome) -> list[Finding]:
         own = stage.experts.at(rows[layer])
         held = own.groups(world.twin.sizes.experts, len(stage.expert_devices))[expert]
         total = sum(shares.values())
-        most, least = max(shares.get(g, 0) for g in held), min(shares.get(g, 0) for g in held)
-        if most - least > 1:
+        most, least = _farthest_apart([shares.get(g, 0) for g in held], [_block(own, g) for g in held])
+        if most - least > (2 if own.serve_within else 1):  # near copies take turns for near tokens, and again for far ones
             message = f"of {total} tokens of expert {expert} one replica serves {most}, another {least}"
             where = f"layer {world.twin.layers[layer]}.expert {expert}"
             found.append(
@@ -152,3 +154,15 @@ def _uneven_replicas(world: World, outcome: Outcome) -> list[Finding]:
                 )
             )
     return found[:3]
+
+
+def _block(placed: ExpertPlacement, group: int) -> int:
+    """Which of the blocks of GPUs that serve one another a group belongs to."""
+    return group * placed.tensor_ways // placed.serve_within if placed.serve_within else 0
+
+
+def _farthest_apart(counts: Sequence[int], blocks: Sequence[int]) -> tuple[int, int]:
+    """The largest and smallest count of the block where these are farthest apart."""
+    each = [[count for count, own in zip(counts, blocks, strict=True) if own == block] for block in dict.fromkeys(blocks)]
+    own = max(each, key=lambda some: max(some) - min(some))
+    return max(own), min(own)

@@ -176,7 +176,9 @@ def _held(stage: StageChoice) -> ExpertDomain:
     if placed is None:
         return ExpertDomain()
     count = (placed.devices,) if placed.form == "separate" else None
-    return ExpertDomain((placed.form,), (placed.tensor_ways,), count, (placed.placement,), (placed.router_side,))
+    return ExpertDomain(
+        (placed.form,), (placed.tensor_ways,), count, (placed.placement,), (placed.router_side,), (placed.serve_within,)
+    )
 
 
 def _grid(stage: StageChoice) -> AttentionDomain:

@@ -71,6 +71,8 @@ FAULTS = [
     ("STRUCT010", {"model": MIXED, "stages": (stage(experts=ExpertPlacement(placement=((0, 0),) * 6)),)}),
     ("STRUCT010", {"model": MIXED, "stages": (stage(experts=ExpertPlacement(placement=((4,),) * 6)),)}),
     ("STRUCT011", {"model": MIXED, "stages": (stage(experts=ExpertPlacement(tensor_ways=3)),)}),
+    ("STRUCT024", {"model": MIXED, "stages": (stage(experts=ExpertPlacement("dispatch", 2, serve_within=3)),)}),
+    ("STRUCT024", {"model": MIXED, "stages": (stage(experts=ExpertPlacement(serve_within=2)),)}),
     ("STRUCT012", {"stages": (stage(layers=4, attention=AttentionPartition(1, 2, context_parts=2)),)}),
     ("STRUCT014", {"model": MIXED, "in_flight": 3, "stages": (stage(range(6), experts=ExpertPlacement("separate", 1, 2)),)}),
     ("STRUCT015", {"stages": (StageChoice(4, tuple(range(6)), AttentionPartition(3, batch_parts=2), 2),), "micro_batches": 1}),

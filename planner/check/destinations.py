@@ -1,0 +1,67 @@
+"""Destinations: where the tokens of an exchange with the experts go, against the plan's experts and their loads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import isclose
+
+from planner.check.findings import Finding
+from planner.graph.experts import Load, layer_loads, layer_rows
+from planner.graph.flows import Flow
+from planner.graph.nodes import Graph, Node
+from planner.model import Ffn, ModelSpec
+from planner.workload import Workload
+from search_spaces.experts import ExpertPlacement
+from search_spaces.stages import Choice
+
+FIX = "price it by the chances that a token goes to each group of GPUs"
+
+
+def check_destinations(model: ModelSpec, workload: Workload, choice: Choice, graph: Graph) -> Iterator[Finding]:
+    """Every exchange whose destinations are not those of its layer's experts. Equal loads in the usual place have none."""
+    loads, rows = layer_loads(model, workload), layer_rows(model, workload)
+    for node in graph.nodes:
+        if node.flow is None and not (node.name in ("dispatch", "combine") and len(node.devices) > 1 and node.transfer is None):
+            continue
+        experts = choice.stages[node.stage].experts
+        if node.layer is None or experts is None or node.name not in ("dispatch", "combine"):
+            yield _error(node, "it has destinations, and no experts", "destinations", "none")
+            continue
+        placed, load = experts.at(rows[node.layer]), loads[node.layer]
+        usual = not load and not placed.placement
+        if usual or node.flow is None:
+            if node.flow is not None or not usual:
+                yield _error(
+                    node, "its bytes go elsewhere than to the plan's experts", str(node.flow)[:80], "none" if usual else "some"
+                )
+        elif not _as_placed(node.flow, model.layers[node.layer].ffn, placed, load, len(node.devices)):
+            yield _error(node, "its bytes go elsewhere than to the plan's experts", str(node.flow)[:80], str(placed)[:80])
+
+
+def _as_placed(flow: Flow, ffn: Ffn, placed: ExpertPlacement, load: Load, ways: int) -> bool:
+    """Whether a flow is that of a placement: every block of senders reaches a group with the chance of its experts' pairs."""
+    within, groups = placed.serve_within or ways, ways // placed.tensor_ways
+    if (flow.tensor_ways, flow.within, len(flow.hits)) != (placed.tensor_ways, placed.serve_within, -(-ways // within)):
+        return False
+    for block, hits in enumerate(flow.hits):
+        wanted = _chances(ffn, placed, load, groups, range(block * within, (block + 1) * within))
+        if len(hits) != groups or not all(
+            isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) for a, b in zip(hits, wanted, strict=True)
+        ):
+            return False
+    return True
+
+
+def _chances(ffn: Ffn, placed: ExpertPlacement, load: Load, groups: int, near: range) -> list[float]:
+    """The chance that a token of the GPUs `near` goes to each group: its k experts are drawn one by one."""
+    weights = load or (1.0,) * ffn.experts
+    pairs = [0.0] * groups
+    for weight, held in zip(weights, placed.groups(ffn.experts, groups * placed.tensor_ways), strict=True):
+        close = [group for group in held if group * placed.tensor_ways in near] or list(held)
+        for group in close:
+            pairs[group] += weight / sum(weights) / len(close)
+    return [1.0 - (1.0 - min(part, 1.0)) ** ffn.top_k for part in pairs]
+
+
+def _error(node: Node, message: str, measured: str, expected: str) -> Finding:
+    return Finding("SHAPE012", "error", node.id, message, measured, expected, FIX)
