@@ -1,7 +1,9 @@
-"""Whether a plan with experts on GPUs of their own is below a value: option by option, what no end can save left out.
+"""Whether a plan with experts on GPUs of their own is below a value: side by side at first, then pair by pair what is left.
 
-An attention side that needs too long for all micro-batches, or an expert side that does, is left out before the two are put
-together; every pair that is left is priced, and stepped through wave by wave.
+Attention GPUs, dispatch, expert GPUs and combine are four machines that every micro-batch passes for each mixture layer, and a
+wave of micro-batches begins after the last one's first chain. So no pass is shorter than all micro-batches on one machine, nor
+than one chain for every wave. What the two sides need at the least, each by itself, leaves out most splits of the GPUs; of the
+others every pair of options that may be below the value is bounded with its transfers, and what is left is stepped through.
 """
 
 from __future__ import annotations
@@ -9,51 +11,61 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.certify.branch import Branch, TooLargeError
-from planner.certify.question import Question
-from planner.evaluate.separate import (
-    AttentionSide,
-    Cases,
-    ExpertSide,
-    SeparatePrice,
-    expert_sides,
-    separate_makespan,
-    separate_price,
+from planner.certify.apart_sides import (
+    Far,
+    FarSides,
+    Near,
+    NearRows,
+    Ranks,
+    joined,
+    near_rows,
+    near_sides,
+    summed,
+    taken,
 )
+from planner.certify.branch import Branch, TooLargeError
+from planner.certify.question import INF, TOLERANCE, Question
+from planner.evaluate.separate import Cases, ExpertSide, expert_sides, separate_makespan, separate_price
 from planner.evaluate.setting import Setting
-from planner.evaluate.tables import Bill, Block, FfnOption, StageTable, price_blocks
-from search_spaces.attention import TokenSplit
 from search_spaces.experts import ExpertPlacement
-from search_spaces.space import SearchSpace, nested, token_split
+from search_spaces.space import SearchSpace
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Ranks = tuple[int, ...]
-MOST_PAIRS = 3_000_000
-"""Pairs of an attention side and an expert side of one branch that are priced before it is given up as too large."""
+Thing = TypeVar("Thing")
+MOST_PAIRS = 20_000_000
+"""Pairs of an attention side and an expert side of one branch that are looked at before it is given up as too large."""
+AT_ONCE = 200_000
+"""Pairs that are bounded together, about."""
+EXACTLY = 4096
+"""Pairs that are stepped through together."""
+LOWER = 1.0 - TOLERANCE
+"""Floors are sums in another order than the price's: they are taken this much lower."""
 
 
 @dataclass(frozen=True)
-class NearSide:
-    """The ways to run attention and dense FFNs on some ranks: (partition, FFN option) pairs with what they split.
+class Split:
+    """A split of a replica's GPUs, and how many there are on both sides with their dollars per second."""
 
-    `split` is the index of each pair's token split in the table.
-    """
+    near: Ranks
+    far: Ranks
+    placements: tuple[ExpertPlacement, ...]
+    used: int
+    rate: float
 
-    table: StageTable
-    partition: Ints
-    ffn: Ints
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs [N] to be looked at together: split, row of the attention side, placement."""
+
     split: Ints
-    parts: Ints
-
-    @property
-    def shards(self) -> Ints:
-        """Token shards of each pair."""
-        return np.array(self.table.block.shards, dtype=np.int64)[self.split]
+    row: Ints
+    placement: Ints
 
 
 class ApartPlans:
@@ -62,13 +74,21 @@ class ApartPlans:
     def __init__(self, env: Setting, space: SearchSpace, most_memory: float) -> None:
         self.env, self.space, self.sizes, self.most_memory = env, space, space.sizes, most_memory
         self.sequences = tuple(sorted({space.sequences(r, m) for r, m in space.branches}))
+        self.fars = FarSides(env)
 
     def splits(self, stride: int) -> Iterator[tuple[Ranks, Ranks, tuple[ExpertPlacement, ...]]]:
         """(attention ranks, expert ranks, placements) that may be on `stride` ranks."""
         for attention, experts in self.space.separate_splits(stride):
             placements = self._placements(experts)
-            for near, far in self.space.sides(attention, experts) if placements else ():
+            for near, far in self._sides(attention, experts) if placements else ():
                 yield near, far, placements
+
+    def _sides(self, attention: int, experts: int) -> tuple[tuple[Ranks, Ranks], ...]:
+        """The ranks of both sides; of large clusters as ranges."""
+        if not self.space.regular:
+            return self.space.sides(attention, experts)
+        there = self.space.placed(0, attention) and self.space.placed(attention, experts)
+        return ((range(attention), range(attention, attention + experts)),) if there else ()
 
     def _placements(self, ways: int) -> tuple[ExpertPlacement, ...]:
         if ways not in self._placed:
@@ -80,129 +100,162 @@ class ApartPlans:
         return {}
 
     @cached_property
-    def near(self) -> dict[Ranks, NearSide]:
+    def near(self) -> dict[Ranks, Near]:
         """The attention sides of all splits."""
         strides = sorted({self.space.stride(r) for r, _ in self.space.branches})
-        sides: dict[Ranks, tuple[Block, list[tuple[int, int]]]] = {}
-        own = self.space.pinned(0)
-        for ranks in dict.fromkeys(near for stride in strides for near, _, _ in self.splits(stride)):
-            partitions = tuple(own.attention.partitions(self.sizes, len(ranks)))
-            ffns = tuple(FfnOption(ways) for ways in own.mlp_choices(len(ranks)))
-            splits = [token_split(self.sizes, p) for p in partitions]
-            pairs = [
-                (a, f)
-                for a, split in enumerate(splits)
-                for f, ffn in enumerate(ffns)
-                if nested(split.shards, len(ranks) // ffn.mlp_ways)
-            ]
-            if pairs:
-                kind = self.env.cluster.device_kinds[ranks[0]]
-                sides[ranks] = Block(kind, (ranks,), self.sequences, partitions, ffns, tuple(dict.fromkeys(splits))), pairs
-        tables = price_blocks(self.env, [block for block, _ in sides.values()]) if sides else []
-        return {ranks: self._side(t, pairs) for (ranks, (_, pairs)), t in zip(sides.items(), tables, strict=True)}
-
-    def _side(self, table: StageTable, pairs: list[tuple[int, int]]) -> NearSide:
-        partition, ffn = np.array(pairs, dtype=np.int64).T
-        chosen = [table.block.partitions[a] for a in partition.tolist()]
-        split = np.array([table.block.splits.index(token_split(self.sizes, p)) for p in chosen], dtype=np.int64)
-        return NearSide(table, partition, ffn, split, np.array([p.batch_parts for p in chosen], dtype=np.int64))
+        places = list(dict.fromkeys(near for stride in strides for near, _, _ in self.splits(stride)))
+        return near_sides(self.env, self.space, self.sequences, places)
 
     def below(self, question: Question, branch: Branch, below: float) -> float | None:
-        """The value of a plan of a branch that is below `below`, None where there is none."""
-        found, seen = np.inf, 0
-        for near, far, placements in self.splits(branch.space.stride(branch.replicas)):
-            used = sorted((*near, *far))
-            if near not in self.near or branch.replicas * len(used) > question.most.gpus:
-                continue
-            side, batch = self.near[near], self.sequences.index(branch.sequences)
-            pairs = self._usable(side, branch)
-            seconds = branch.micro_batches * self._near_seconds(side, batch)
-            pairs = pairs[question.of_pass(branch.replicas, used, seconds[pairs]) < below]
-            seen += pairs.size * len(placements)
-            if seen > MOST_PAIRS:
-                raise TooLargeError(f"more than {MOST_PAIRS} plans with experts apart in one branch")
-            if pairs.size:
-                found = min(found, self._least(question, branch, side, pairs, (near, far), placements, below))
-        return found if found < below else None
+        """The value of a plan of a branch that is below `below`, None where there is none. Raises `TooLargeError`."""
+        if not self.space.waves(branch.micro_batches):
+            return None
+        return ApartBranch(self, question, branch, below).run()
 
-    def _usable(self, side: NearSide, branch: Branch) -> Ints:
-        """Pairs that a micro-batch can be split by."""
-        sequences, ways = branch.sequences, side.table.block.width
-        mlp = np.array([f.mlp_ways for f in side.table.block.ffns])[side.ffn]
-        most = np.maximum(side.shards, ways // mlp)
-        if self.sizes.moe:
-            most = np.maximum(most, ways)  # tokens leave for their experts from every GPU
-        return np.nonzero((sequences % side.parts == 0) & (most <= sequences * self.sizes.query_length))[0]
+    def capacity(self, kind: str) -> float:
+        """Bytes of a GPU that a plan may use."""
+        return min(float(self.env.cluster.kinds[kind].memory_bytes), self.most_memory)
 
-    def _near_seconds(self, side: NearSide, batch: int) -> Array:
-        """Seconds of a micro-batch that every pair spends on attention and dense FFNs alone [pairs]."""
-        total = np.zeros(side.partition.shape)
-        for kind in self.env.kind_of_layer:
-            total = total + side.table.attention[kind].seconds[0, batch, side.partition]
-            if not self.env.kinds[kind].moe:
-                total = total + side.table.ffn[kind].seconds[0, batch, side.split, side.ffn]
-        return total
+    def kind(self, ranks: Ranks) -> str:
+        """GPU kind of the ranks of a side."""
+        return self.env.cluster.device_kinds[ranks[0]]
 
-    def _least(
-        self, question: Question, branch: Branch, side: NearSide, pairs: Ints, ranks: tuple[Ranks, Ranks],
-        placements: tuple[ExpertPlacement, ...], below: float,
-    ) -> float:  # fmt: skip
-        """Least value of the plans of one split that fit, of those that may be below the value."""
-        pair, placement = np.repeat(pairs, len(placements)), np.tile(np.arange(len(placements)), pairs.size)
-        price = self._price(branch, side, pair, ranks, placement, placements)
-        chain, load = price.times.bound
-        used, kinds = sorted((*ranks[0], *ranks[1])), self.env.cluster
-        floor = question.of_pass(branch.replicas, used, np.maximum(chain, branch.micro_batches * load))
-        room = [min(float(kinds.kind_of(place[0]).memory_bytes), self.most_memory) for place in ranks]
-        found = np.inf
-        for wave in self.space.waves(branch.micro_batches):
-            near_bytes = price.attention_bytes + wave * price.held_bytes
-            at = np.nonzero((floor < below) & (near_bytes <= room[0]) & (price.expert_bytes <= room[1]))[0]
-            if at.size:
-                seconds = separate_makespan(price.times.take(at), branch.micro_batches, wave)
-                found = min(found, float(question.of_pass(branch.replicas, used, seconds).min()))
-        return found
 
-    def _price(
-        self, branch: Branch, side: NearSide, pair: Ints, ranks: tuple[Ranks, Ranks], placement: Ints,
-        placements: tuple[ExpertPlacement, ...],
-    ) -> SeparatePrice:  # fmt: skip
-        """Price every (pair, placement)."""
-        batch, zero = self.sequences.index(branch.sequences), np.zeros_like(pair)
-        kinds = [self.env.cluster.device_kinds[place[0]] for place in ranks]
-        splits, index = side.table.block.splits, side.split[pair]
-        case = (np.full(pair.shape, branch.sequences, dtype=np.int64), side.shards[pair], placement, index, zero)
-        cases = Cases(*case, placements, tuple(s.laid(ranks[0]) for s in splits), (ranks[1],), *kinds)
+class ApartBranch:
+    """The plans of one branch with experts apart, looked through for one below a value."""
 
-        def taken(bill: Bill | None, *at: Ints) -> Bill:
-            if bill is None:
-                return Bill(*(np.zeros(pair.shape) for _ in Bill.__slots__))
-            return Bill(*(getattr(bill, name)[0, batch][at] for name in Bill.__slots__))
+    def __init__(self, plans: ApartPlans, question: Question, branch: Branch, below: float) -> None:
+        self.plans, self.question, self.branch, self.limit = plans, question, branch, below
+        self.env, self.sequences = plans.env, branch.sequences
+        self.batch = plans.sequences.index(branch.sequences)
+        self.waves = plans.space.waves(branch.micro_batches)
+        self.seen = 0
 
-        table, layers = side.table, self.env.kinds
-        attention = tuple(taken(bill, side.partition[pair]) for bill in table.attention)
-        dense = tuple(None if k.moe else taken(table.ffn[i], index, side.ffn[pair]) for i, k in enumerate(layers))
-        near = AttentionSide(attention, dense, taken(table.embedding, index), taken(table.head, index))
-        at = (batch * len(splits) + index) * len(placements) + placement
-        far = {kind: every.take(at) for kind, every in self._far(ranks, splits, placements).items()}
-        resident = np.ceil(self.sizes.batch // branch.replicas / side.parts[pair])
-        return separate_price(self.env, near, far, cases, resident)
+    def run(self) -> float | None:
+        """The least value below the limit that there is, None where there is none."""
+        below, open_ = self.limit, self._open()
+        for kinds in dict.fromkeys((self.plans.kind(s.near), self.plans.kind(s.far)) for s in open_):
+            some = [s for s in open_ if (self.plans.kind(s.near), self.plans.kind(s.far)) == kinds]
+            sides = dict.fromkeys(s.near for s in some)
+            parts = [near_rows(self.env, self.plans.sizes, self.plans.near[ranks], self.batch, self.branch) for ranks in sides]
+            ends = np.cumsum([0, *(part.split.size for part in parts)])
+            first = {ranks: range(a, b) for ranks, a, b in zip(sides, ends[:-1].tolist(), ends[1:].tolist(), strict=True)}
+            rows = joined(parts)
+            for pairs in self._promising(some, rows, first):
+                self._least(some, rows, pairs, kinds)
+        return self.limit if self.limit < below else None
 
-    def _far(
-        self, ranks: tuple[Ranks, Ranks], splits: tuple[TokenSplit, ...], placements: tuple[ExpertPlacement, ...]
-    ) -> dict[int, ExpertSide]:
-        """The expert side of a split for every micro-batch size, token split and placement, per kind of mixture layer."""
-        if ranks not in self._sides:
-            grid = np.meshgrid(self.sequences, np.arange(len(splits)), np.arange(len(placements)), indexing="ij")
-            batch, split, placement = (np.asarray(axis.ravel(), dtype=np.int64) for axis in grid)
-            kinds, zero = [self.env.cluster.device_kinds[place[0]] for place in ranks], np.zeros_like(batch)
-            shards, near = np.array([s.shards for s in splits])[split], tuple(s.laid(ranks[0]) for s in splits)
-            cases = Cases(batch, shards, placement, split, zero, placements, near, (ranks[1],), *kinds)
-            layers = [(i, kind) for i, kind in enumerate(self.env.kinds) if kind.moe]
-            sides = expert_sides(self.env, [kind for _, kind in layers], cases)
-            self._sides[ranks] = {i: side for (i, _), side in zip(layers, sides, strict=True)}
-        return self._sides[ranks]
+    def _open(self) -> list[Split]:
+        """The splits whose sides, each with its fastest option, may be below the limit."""
+        plans, branch = self.plans, self.branch
+        splits = [
+            Split(near, far, placements, len(near) + len(far), self._rate(near, far))
+            for near, far, placements in plans.splits(branch.space.stride(branch.replicas))
+            if near in plans.near and branch.replicas * (len(near) + len(far)) <= self.question.most.gpus
+        ]
+        least = {ranks: self._fastest(plans.near[ranks]) for ranks in dict.fromkeys(s.near for s in splits)}
+        splits = self._below(splits, least, [0.0] * len(splits))
+        plans.fars.price(self.sequences, {(plans.kind(s.far), len(s.far)): (s.far, s.placements) for s in splits})
+        return self._below(splits, least, [float(self._far(s).seconds.min()) for s in splits])
 
-    @cached_property
-    def _sides(self) -> dict[tuple[Ranks, Ranks], dict[int, ExpertSide]]:
-        return {}
+    def _below(self, splits: list[Split], least: dict[Ranks, float], experts: list[float]) -> list[Split]:
+        """The splits that may be below the limit, given the seconds that both sides need for a micro-batch at the least."""
+        used, rate = np.array([s.used for s in splits], dtype=np.int64), np.array([s.rate for s in splits])
+        near, far = np.array([least[s.near] for s in splits]), np.array(experts)
+        value = self._floor(used, rate, near + far, np.maximum(near, far))
+        return [split for split, lower in zip(splits, value.tolist(), strict=True) if lower < self.limit]
+
+    def _rate(self, near: Ranks, far: Ranks) -> float:
+        """Dollars per second of the GPUs of a split; those of both sides are the first ranks, unless the space fixes them."""
+        if self.branch.space.layout:
+            return self.question.rate([*near, *far])
+        return float(self.question.rate_of_first[len(near) + len(far)])
+
+    def _far(self, split: Split) -> Far:
+        return self.plans.fars.of(self.sequences, self.plans.kind(split.far), len(split.far))
+
+    def _fastest(self, near: Near) -> float:
+        """Least seconds of a micro-batch on an attention side, inf where it can be split by no option."""
+        usable = near.usable(self.plans.sizes, self.sequences)
+        return float(np.where(usable, near.seconds(self.env, self.batch), np.inf).min(initial=INF))
+
+    def _floor(self, used: Ints, rate: Array, chain: Array, load: Array) -> Array:
+        """Lower bound of the value of plans with a chain of one micro-batch and a load of the busiest machine."""
+        count = self.branch.micro_batches
+        seconds = np.maximum(count // max(self.waves) * chain, count * load) * LOWER
+        return self.question.of_pass(self.branch.replicas, used, rate, seconds)
+
+    def _promising(self, splits: list[Split], rows: NearRows, first: dict[Ranks, range]) -> Iterator[Pairs]:
+        """Pairs of sides that may be below the limit and fit, each side by itself, chunk by chunk."""
+        kept, size = list[Ints](), 0
+        for number, split in enumerate(splits):
+            own, far = np.array(first[split.near], dtype=np.int64), self._far(split)
+            room = self.plans.capacity(self.plans.kind(split.near)), self.plans.capacity(self.plans.kind(split.far))
+            own, other = own[rows.bytes[own] * LOWER <= room[0]], np.nonzero(far.bytes * LOWER <= room[1])[0]
+            near, experts = rows.seconds[own][:, None], far.seconds[other]
+            value = self._floor(np.array(split.used), np.array(split.rate), near + experts, np.maximum(near, experts))
+            row, placement = np.nonzero(value < self.limit)
+            kept.append(np.stack([np.full(row.size, number), own[row], other[placement]]))
+            size += row.size
+            self.seen += row.size
+            if self.seen > MOST_PAIRS:
+                raise TooLargeError(f"more than {MOST_PAIRS:,} plans with experts apart in one branch")
+            if size > AT_ONCE:
+                yield Pairs(*np.concatenate(kept, axis=1))
+                kept, size = [], 0
+        if size:
+            yield Pairs(*np.concatenate(kept, axis=1))
+
+    def _least(self, splits: list[Split], rows: NearRows, pairs: Pairs, kinds: tuple[str, str]) -> None:
+        """Lower the limit to the least value of the plans of some pairs, the lowest bounds first."""
+        case, sides = self._experts(splits, rows, pairs, kinds)
+        sums = summed(self.env, sides)
+        loads = [rows.seconds[pairs.row] + sums.near[case], *(s[case] for s in (sums.dispatch, sums.experts, sums.combine))]
+        used, rate = (np.array(column)[pairs.split] for column in ([s.used for s in splits], [s.rate for s in splits]))
+        bound = self._floor(used, rate, np.sum(loads, axis=0), np.max(loads, axis=0))
+        order, room = np.argsort(bound, kind="stable"), [self.plans.capacity(kind) for kind in kinds]
+        for at in (order[first : first + EXACTLY] for first in range(0, order.size, EXACTLY)):
+            at = at[bound[at] < self.limit]
+            if not at.size:
+                return
+            far = {kind: side.take(case[at]) for kind, side in sides.items()}
+            batch, none = np.full(at.shape, self.sequences, dtype=np.int64), np.zeros_like(at)
+            row = pairs.row[at]
+            cases = Cases(batch, rows.shards[row], none, none, none, (), (), (), *kinds)
+            price = separate_price(self.env, taken(rows.bills, row), far, cases, rows.resident[row])
+            for wave in self.waves:
+                fits = (price.attention_bytes + wave * price.held_bytes <= room[0]) & (price.expert_bytes <= room[1])
+                seconds = separate_makespan(price.times.take(np.nonzero(fits)[0]), self.branch.micro_batches, wave)
+                value = self.question.of_pass(self.branch.replicas, used[at][fits], rate[at][fits], seconds)
+                self.limit = min(self.limit, float(value.min(initial=INF)))
+
+    def _experts(
+        self, splits: list[Split], rows: NearRows, pairs: Pairs, kinds: tuple[str, str]
+    ) -> tuple[Ints, dict[int, ExpertSide]]:
+        """The different expert sides of some pairs, priced where they stand [C], and which of them each pair has [N]: they
+        depend on the split of the GPUs, on that of the tokens, and on the placement.
+        """
+        token = rows.split[pairs.row]
+        few = int(token.max(initial=0)) + 1, int(pairs.placement.max(initial=0)) + 1
+        key = (pairs.split * few[0] + token) * few[1] + pairs.placement
+        first, case = np.unique(key, return_index=True, return_inverse=True)[1:]
+        own = [splits[number] for number in pairs.split[first].tolist()]
+        chosen = [split.placements[q] for split, q in zip(own, pairs.placement[first].tolist(), strict=True)]
+        tables = self.plans.near
+        laid = [tables[s.near].table.block.splits[t].laid(s.near) for s, t in zip(own, token[first].tolist(), strict=True)]
+        (placements, placement), (nears, near), (fars, far) = (
+            _numbered(chosen),
+            _numbered(laid),
+            _numbered([s.far for s in own]),
+        )
+        batch, shards = np.full(first.shape, self.sequences, dtype=np.int64), rows.shards[pairs.row[first]]
+        cases = Cases(batch, shards, placement, near, far, placements, nears, fars, *kinds)
+        mixtures = self.plans.fars.mixtures
+        found = expert_sides(self.env, [self.env.kinds[number] for number in mixtures], cases)
+        return case.ravel(), dict(zip(mixtures, found, strict=True))
+
+
+def _numbered(values: list[Thing]) -> tuple[tuple[Thing, ...], Ints]:
+    """The different ones of some values, and the number of each."""
+    number = {value: i for i, value in enumerate(dict.fromkeys(values))}
+    return tuple(number), np.array([number[value] for value in values], dtype=np.int64)

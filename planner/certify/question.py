@@ -82,13 +82,14 @@ class Question:
 
     def of_places(self, replicas: int, micro_batches: int, used: list[int], chain: float, slowest: float) -> float:
         """The value of one pipeline on the ranks `used` of every replica."""
-        count, rate = np.asarray(len(used)), np.asarray(self._rate(used))
+        count, rate = np.asarray(len(used)), np.asarray(self.rate(used))
         return float(self._value(replicas, count, rate, *self._seconds(micro_batches, chain, slowest)))
 
-    def of_pass(self, replicas: int, used: list[int], seconds: Array) -> Array:
-        """The value of plans with experts on GPUs of their own, which every objective measures by a whole pass."""
-        count, rate = np.asarray(len(used)), np.asarray(self._rate(used))
-        return self._value(replicas, count, rate, seconds, seconds)
+    def of_pass(self, replicas: int, used: Ints, rate: Array, seconds: Array) -> Array:
+        """The value of plans with experts on GPUs of their own, which every objective measures by a whole pass, elementwise;
+        `used` GPUs of every replica cost `rate` dollars per second.
+        """
+        return self._value(replicas, used, rate, seconds, seconds)
 
     def _seconds(self, micro_batches: int, chain: object, slowest: object) -> tuple[Array, Array]:
         """(latency, steady) seconds of pipelines."""
@@ -112,7 +113,8 @@ class Question:
         value = {"latency": latency, "throughput": steady, "cost": dollars}[self.objective]
         return np.asarray(np.where(within, value, np.inf))
 
-    def _rate(self, ranks: list[int]) -> float:
+    def rate(self, ranks: list[int]) -> float:
+        """Dollars per second of some GPUs."""
         return sum(self.env.cluster.kind_of(rank).price_per_hour for rank in ranks) / 3600.0
 
     @cached_property
