@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+
+from search_spaces.orders import Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,8 @@ class Cluster:
     Two tiers: inside a domain its link, between domains `network`: its bandwidth is that of one adapter, and a GPU
     drives one. `nics_per_node` = 0 means an adapter for every GPU; fewer are shared by the GPUs of a node.
     `gemm_tables` are measured times of matrix products and attention by GPU kind, `comm_table` those of collectives.
+    `gpus` has for every rank the GPU of the cluster's list that it is, where ranks count them in another order; else it is
+    empty.
     """
 
     name: str
@@ -82,6 +87,7 @@ class Cluster:
     nics_per_node: int = 0
     gemm_tables: dict[str, Measured] = field(default_factory=dict)
     comm_table: Measured | None = None
+    gpus: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
@@ -96,6 +102,30 @@ class Cluster:
             for rank in domain.ranks:
                 found[rank] = index
         return tuple(found)
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """The scale-up domains, whose GPUs stand together in every order."""
+        kinds = self.device_kinds
+        return tuple(Node(d.ranks, tuple(kinds[rank] for rank in d.ranks), d.link) for d in self.domains)
+
+    def in_order(self, gpus: Sequence[int]) -> Cluster:
+        """The same cluster with its GPUs counted in another order, in which every domain stays together; empty: as listed.
+
+        `ValueError` for what is no such order.
+        """
+        listed = range(self.size)
+        wanted = tuple(gpus) or tuple(listed)
+        if sorted(wanted) != list(listed):
+            raise ValueError(f"every GPU from 0 to {self.size - 1} once")
+        rank_now = {gpu: rank for rank, gpu in enumerate(self.gpus or listed)}
+        rank_then = {rank_now[gpu]: rank for rank, gpu in enumerate(wanted)}
+        domains = [Domain(tuple(sorted(rank_then[rank] for rank in d.ranks)), d.link) for d in self.domains]
+        if any(d.ranks[-1] - d.ranks[0] >= len(d.ranks) for d in domains):
+            raise ValueError("the GPUs of a scale-up domain side by side")
+        kinds = tuple(self.device_kinds[rank_now[gpu]] for gpu in wanted)
+        ordered = tuple(sorted(domains, key=lambda d: d.ranks[0]))
+        return replace(self, device_kinds=kinds, domains=ordered, gpus=() if wanted == tuple(listed) else wanted)
 
     def kind_of(self, rank: int) -> GpuKind:
         """The GPU kind of one rank."""

@@ -53,7 +53,7 @@ class Ground:
     @cached_property
     def uniform(self) -> bool:
         """Whether all nodes are alike, so that a place matters only by where it lies in its node."""
-        return len(self.nodes) == 1 and self._kind_end[0] == self.sizes.devices
+        return len(self.nodes) == 1 and self._kind_end[0] == self.sizes.devices and not self.sizes.link_of_device
 
     def widths(self, stride: int) -> tuple[int, ...]:
         """GPU counts that a stage may have among the first `stride` ranks."""

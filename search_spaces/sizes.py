@@ -17,7 +17,9 @@ class Sizes:
     `dense` and `moe` say whether the model has layers of that kind. `query_length` is the tokens of one sequence that
     pass through the model at once (1 in decode), `kv_length` the keys a query may see.
     `kind_of_device` and `domain_of_device` number the GPU kind and the scale-up domain of every rank. `expert_rows` has for
-    every layer with experts, in order, the first one whose expert loads are the same: these share a placement.
+    every layer with experts, in order, the first one whose expert loads are the same: these share a placement. `gpus` has the
+    GPU of the cluster's list that every rank is, where ranks count them in another order; else it is empty. `link_of_device`
+    numbers the link inside every rank's domain; it is empty where all domains have the same.
     """
 
     phase: Literal["prefill", "decode"]
@@ -41,11 +43,18 @@ class Sizes:
     domain_of_device: tuple[int, ...]
     context_prefill: bool = True
     expert_rows: tuple[int, ...] = ()
+    gpus: tuple[int, ...] = ()
+    link_of_device: tuple[int, ...] = ()
 
     @property
     def devices(self) -> int:
         """Number of GPUs."""
         return len(self.kind_of_device)
+
+    @property
+    def looks(self) -> tuple[object, ...]:
+        """What tells GPUs apart, rank by rank: their kind, and the link of their domain."""
+        return tuple(zip(self.kind_of_device, self.link_of_device, strict=True)) if self.link_of_device else self.kind_of_device
 
     @property
     def least_domain(self) -> int:

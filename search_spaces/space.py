@@ -61,7 +61,8 @@ class SearchSpace:
     """Every open decision with the values it may take; None means every legal value.
 
     `stages` are stage counts; `layout`, when given, fixes the stages themselves. `use_all` forbids idle GPUs. On more than
-    `large` GPUs the rules of `search_spaces/large.py` hold besides.
+    `large` GPUs the rules of `search_spaces/large.py` hold besides. The plans are those of one order of the GPUs; `any_order`
+    says that a search may go through others, too (see `search_spaces/orders.py`).
     """
 
     sizes: Sizes
@@ -75,6 +76,7 @@ class SearchSpace:
     layout: tuple[StagePin, ...] = ()
     use_all: bool = False
     large: int = LARGE_CLUSTER
+    any_order: bool = True
 
     @property
     def regular(self) -> bool:

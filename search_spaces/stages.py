@@ -71,7 +71,7 @@ class Choice:
 def replica_stride(sizes: Sizes, replicas: int) -> int | None:
     """Ranks from one replica's block to the next: the most that lets all blocks look alike, None where none does.
 
-    Blocks look alike when each has the same GPU kinds and is cut by scale-up domains at the same places.
+    Blocks look alike when each has the same GPU kinds and links and is cut by scale-up domains at the same places.
     """
     node = _node(sizes)
     for stride in range(sizes.devices // replicas, 0, -1):
@@ -89,15 +89,16 @@ def _node(sizes: Sizes) -> int:
     """GPUs of a node where all GPUs and all scale-up domains are alike, else 0."""
     domains = sizes.domain_of_device
     node = domains.count(domains[0])
-    alike = sizes.kind_of_device.count(sizes.kind_of_device[0]) == len(domains)
+    looks = sizes.looks
+    alike = looks.count(looks[0]) == len(domains)
     return node if alike and all(d == rank // node for rank, d in enumerate(domains)) else 0
 
 
-def block_pattern(sizes: Sizes, first: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What a block of consecutive ranks looks like from inside: GPU kinds, and domains renumbered from zero."""
+def block_pattern(sizes: Sizes, first: int, width: int) -> tuple[tuple[object, ...], tuple[int, ...]]:
+    """What a block of consecutive ranks looks like from inside: GPU kinds (and links), and domains renumbered from zero."""
     domains = sizes.domain_of_device[first : first + width]
     renumbered = {d: i for i, d in enumerate(dict.fromkeys(domains))}
-    return sizes.kind_of_device[first : first + width], tuple(renumbered[d] for d in domains)
+    return sizes.looks[first : first + width], tuple(renumbered[d] for d in domains)
 
 
 def replica_counts(sizes: Sizes, allowed: tuple[int, ...] | None) -> tuple[int, ...]:

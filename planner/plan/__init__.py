@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from planner.plan.domains import attention_domain, expert_domain, integers
+from planner.plan.order import read_gpus
 from planner.plan.read import PLAN_SCHEMA, merge_plans, plan_space
 from planner.plan.write import choice_to_dict
 
-__all__ = ["PLAN_SCHEMA", "attention_domain", "choice_to_dict", "expert_domain", "integers", "merge_plans", "plan_space"]
+__all__ = [
+    "PLAN_SCHEMA", "attention_domain", "choice_to_dict", "expert_domain", "integers", "merge_plans", "plan_space", "read_gpus",
+]  # fmt: skip

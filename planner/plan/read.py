@@ -8,6 +8,7 @@ from dataclasses import replace
 from planner.fields import Fields
 from planner.plan.domains import attention_domain, expert_domain, integers
 from planner.plan.legality import check_counts, check_layout
+from planner.plan.order import check_gpus
 from planner.plan.stages import PARTS, merge_part, mlp_ways, stage_pin
 from planner.plan.training import TRAINING_FIELDS, check_trained, training_domain
 from search_spaces.space import SearchSpace, StagePin
@@ -35,6 +36,7 @@ def plan_space(mapping: Mapping[str, object], base: SearchSpace, source: str = "
     """
     fields = Fields(mapping, source, "plan")
     _check_constants(fields, base)
+    check_gpus(fields, base.sizes)
     sizes = base.sizes
     space = replace(
         base,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from planner.cluster import Cluster
 from planner.model import ModelSpec
+from planner.problem.sizes import sizes_of
 from planner.workload import Workload
+from search_spaces.orders import Orders, orders_of
 from search_spaces.sizes import Sizes
 from search_spaces.space import SearchSpace
 
@@ -63,6 +67,28 @@ class Problem:
     def sizes(self) -> Sizes:
         """The integers that the space depends on."""
         return self.space.sizes
+
+    @cached_property
+    def orders(self) -> Orders:
+        """The orders of the cluster's GPUs that a search goes through: one where its nodes are alike, or its stages fixed."""
+        fixed = self.space.layout or not self.space.any_order
+        return Orders() if fixed else orders_of(self.cluster.in_order(()).nodes)
+
+    @property
+    def listed(self) -> Problem:
+        """The problem with the GPUs counted as its cluster lists them, which is how its hand-designed plans count them."""
+        return self.in_order(())
+
+    def in_order(self, gpus: Sequence[int]) -> Problem:
+        """The problem with the cluster's GPUs counted in another order (empty: as listed). Its plans stay as they were written,
+        with the GPUs as listed. `ValueError` for what is no order of the cluster.
+        """
+        if tuple(gpus) == self.cluster.gpus:
+            return self
+        cluster = self.cluster.in_order(gpus)
+        sizes = sizes_of(self.model, self.workload, cluster)
+        space, unrestricted = (replace(space, sizes=sizes) for space in (self.space, self.unrestricted))
+        return replace(self, cluster=cluster, space=space, unrestricted=unrestricted)
 
 
 def problem_to_dict(problem: Problem) -> dict[str, object]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from planner.errors import InputError, unknown_name
+from planner.fields import Fields
 from planner.files import expanded, read_json, read_yaml
-from planner.plan import PLAN_SCHEMA, plan_space
+from planner.plan import PLAN_SCHEMA, plan_space, read_gpus
 from planner.problem.core import Problem
 from planner.problem.library import beside, is_path, library_names
 from planner.problem.load import load_problem, resolve_like
@@ -27,11 +28,22 @@ def load_plan(ref: str | Path, *, sets: Sequence[str] = ()) -> tuple[Problem, Se
     own = parse_sets(sets).get("plan", {})
     others = [text for text in sets if not text.strip().startswith("plan")]
     problem, mapping, name, source = _found(ref, others)
+    problem = _counted(problem, mapping, source)
     if own:
         changed = change(mapping, own, "plan")
         mapping = dict(changed) if isinstance(changed, Mapping) else mapping
     base = problem.space
     return problem, plan_space(mapping, base, source) if own or name not in problem.plans else problem.plans[name], name
+
+
+def _counted(problem: Problem, mapping: Mapping[str, object], source: str) -> Problem:
+    """The problem with its GPUs counted as a plan counts them."""
+    fields = Fields(mapping, source, "plan")
+    gpus = read_gpus(fields)
+    try:
+        return problem.in_order(gpus)
+    except ValueError as error:
+        raise fields.error("gpus", str(error)) from None
 
 
 def _found(ref: str | Path, sets: Sequence[str]) -> tuple[Problem, dict[str, object], str, str]:

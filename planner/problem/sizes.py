@@ -45,7 +45,15 @@ def sizes_of(model: ModelSpec, workload: Workload, cluster: Cluster) -> Sizes:
         domain_of_device=cluster.domain_of,
         context_prefill=not any(_sees_part(a) for a in attention),
         expert_rows=workload.load_rows(sum(layer.ffn.kind == "moe" for layer in model.layers)),
+        gpus=cluster.gpus,
+        link_of_device=_links(cluster),
     )
+
+
+def _links(cluster: Cluster) -> tuple[int, ...]:
+    """The number of the link inside every rank's domain; nothing where all domains have the same."""
+    number = {link: index for index, link in enumerate(dict.fromkeys(domain.link for domain in cluster.domains))}
+    return tuple(number[cluster.domains[domain].link] for domain in cluster.domain_of) if len(number) > 1 else ()
 
 
 def _one(name: str, values: Iterable[int], model: ModelSpec) -> int:

@@ -17,6 +17,8 @@ from search_spaces.space import RULES, SearchSpace
 from search_spaces.training_space import ATTENTION, TRAINING_RULES, TrainingSpace
 
 FULL = "full"
+GPU_ORDERS = ("any", "listed")
+"""In which orders ranks may count the GPUs of the cluster."""
 
 
 def read_space(section: object, sizes: Sizes, source: str = "", training: bool = False) -> SearchSpace:
@@ -39,6 +41,7 @@ def read_space(section: object, sizes: Sizes, source: str = "", training: bool =
         mlp_ways=integers(mlp, "ways", None, sizes.devices),
         experts=expert_domain(experts, ExpertDomain(), sizes),
         use_all=fields.boolean("use_all", default=False),
+        any_order=fields.choice("gpus", GPU_ORDERS, default=GPU_ORDERS[0]) == GPU_ORDERS[0],
     )
     if isinstance(space, TrainingSpace):
         space = replace(space, training=training_domain(fields, space.training, sizes.layers))
