@@ -13,84 +13,20 @@ from planner.costs.pricer import Site
 from planner.evaluate.pipeline import crossing_share
 from planner.evaluate.setting import Setting
 from planner.evaluate.slices import price_blocks
-from planner.evaluate.stage import Intervals, StageView, intervals, view
-from planner.evaluate.tables import Block, FfnOption, StageTable
+from planner.evaluate.stage import Intervals, StageView, intervals
+from planner.evaluate.tables import StageTable
 from planner.solve.alike import distinct_sites
 from planner.solve.bounds import LayerFloor
+from planner.solve.options import Allowed, OptionBlock, option_block
 from planner.solve.pin import Pin, pinned
 from planner.solve.shares import Shares, Usable, shares
 from planner.solve.spots import Runs, Spots
-from search_spaces.sizes import Sizes
-from search_spaces.space import SearchSpace, StageOption, nested, token_split
+from search_spaces.space import SearchSpace
 from search_spaces.stages import block_pattern
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Allowed:
-    """Which options go together: partitions `rows` [A], and FFN options `pairs` [R, F] by the residual split `shard` [A]."""
-
-    rows: Bools
-    pairs: Bools
-    shard: Ints
-
-    def matrix(self) -> Bools:
-        """Allowed pairs [A, F]."""
-        return np.asarray(self.rows[:, None] & self.pairs[self.shard])
-
-    def count(self) -> int:
-        """Number of allowed pairs."""
-        return int((self.rows * self.pairs.sum(axis=1)[self.shard]).sum())
-
-    def narrowed(self, rows: Bools, columns: Bools) -> Allowed:
-        """Those among some partitions [A] and FFN options [F]."""
-        return Allowed(self.rows & rows, self.pairs & columns[None, :], self.shard)
-
-
-@dataclass(frozen=True)
-class OptionBlock:
-    """Options of stages of one width and GPU kind: a block with the pairs of options that the space allows."""
-
-    block: Block
-    allowed: Allowed
-
-    def option(self, index: int) -> StageOption:
-        """The option at a flat index into [A, F]."""
-        a, f = divmod(index, len(self.block.ffns))
-        ffn = self.block.ffns[f]
-        return StageOption(self.block.partitions[a], ffn.mlp_ways, ffn.experts)
-
-    def fits(self, sizes: Sizes, sequences: int) -> Allowed:
-        """Which of them a micro-batch of `sequences` can be split by (see `SearchSpace.fits_micro_batch`)."""
-        ways = self.block.width
-        parts = np.array([p.batch_parts for p in self.block.partitions], dtype=np.int64)
-        residual = np.array(self.block.shards, dtype=np.int64)[:, None]
-        spread = np.array([f.experts is not None and f.experts.form != "local" for f in self.block.ffns], dtype=bool)
-        ffn = np.array([ways // f.mlp_ways for f in self.block.ffns], dtype=np.int64)
-        shards = np.where(spread, ways, np.maximum(residual, ffn))
-        pairs = self.allowed.pairs & (shards <= sequences * sizes.query_length)
-        return Allowed(self.allowed.rows & (sequences % np.maximum(parts, 1) == 0), pairs, self.allowed.shard)
-
-
-def option_block(
-    space: SearchSpace, kind: str, places: tuple[Site, ...], sequences: tuple[int, ...], index: int | None
-) -> OptionBlock:
-    """The options of stages on `places` (one width, one kind)."""
-    sizes, width = space.sizes, len(places[0])
-    own = space.pinned(index)
-    partitions = tuple(own.attention.partitions(sizes, width))
-    experts = tuple(own.experts.shared(sizes, width)) if sizes.moe else (None,)
-    ffns = tuple(FfnOption(mlp, e) for mlp in own.mlp_choices(width) for e in experts)
-    each = [token_split(sizes, p) for p in partitions]
-    splits = tuple(dict.fromkeys(each))
-    number = {split: i for i, split in enumerate(splits)}
-    shard = np.array([number[split] for split in each], dtype=np.int64)
-    pairs = np.array([[nested(split.shards, width // f.mlp_ways) for f in ffns] for split in splits], dtype=bool)
-    block = Block(kind, places, sequences, partitions, ffns, splits)
-    return OptionBlock(block, Allowed(np.ones(len(partitions), bool), pairs.reshape(len(splits), len(ffns)), shard))
 
 
 @dataclass(frozen=True)
@@ -131,7 +67,7 @@ class PricedSpace:
         self.fitting_seconds: dict[tuple[int, int, int], Array] = {}
         kept = env.room(("pipelines", tuple(b.block.options for b in self.blocks), extra_memory, most_memory))
         self.undominated: dict[tuple[int, int, int], tuple[Ints, Ints]] = kept.setdefault("undominated", {})
-        self.best: dict[tuple[int, int, int, int], tuple[Array, Ints, Array]] = kept.setdefault("best", {})
+        self.best: dict[tuple[int, int, int, int], tuple[Array, Ints, Array, Bools]] = kept.setdefault("best", {})
 
     def _open_slots(self, stride: int) -> None:
         for width in self.space.widths(stride):
@@ -235,7 +171,8 @@ class PricedSpace:
         table, at = self.tables[slot.block], self.sequences.index(sequences)
         if table is None:
             raise ValueError("no option for this stage")
-        return view(self.env, self.sizes, table, slot.site, at, replica_batch, partitions, ffns, paired=paired)
+        shards = self.blocks[slot.block].allowed.shard[partitions]
+        return StageView(self.env, table, slot.site, at, replica_batch, shards, partitions, ffns, paired)
 
     def layer_floor(self, sequences: int, pin: Pin | None = None, most: float = np.inf) -> LayerFloor:
         """Least seconds of the layers, and of the ends of the model, on stages of every width up to `most`."""
@@ -253,9 +190,8 @@ class PricedSpace:
             used = []
             for number, table in enumerate(self.tables):
                 if table is not None:
-                    allowed, kind = self.allowed(number, sequences, None), self.env.cluster.kinds[table.block.kind]
-                    room = self._capacity(table.block.kind) - reserve_bytes(kind) - communication_bytes(table.block.width)
-                    used.append(Usable(table, allowed.rows, allowed.pairs, allowed.shard, room))
+                    allowed = self.allowed(number, sequences, None)
+                    used.append(Usable(table, allowed.rows, allowed.pairs, allowed.shard, self.room(number)))
             layers = np.bincount(np.asarray(self.env.kind_of_layer), minlength=len(self.env.kinds))
             self._shares[sequences] = shares(used, self.sequences.index(sequences), layers)
         return self._shares[sequences]
@@ -306,6 +242,53 @@ class PricedSpace:
     @cached_property
     def _layers(self) -> dict[tuple[int, int, tuple[tuple[str, object], ...]], Array]:
         return {}
+
+    @cached_property
+    def block_widths(self) -> Ints:
+        """GPUs of a stage of every block [B]."""
+        return np.array([block.block.width for block in self.blocks], dtype=np.int64)
+
+    def slot_numbers(self, stride: int, widths: tuple[int, ...]) -> tuple[Ints, Ints]:
+        """Block and site of the slot at every first rank below `stride` and of every width [stride, D]; -1 where none is."""
+        if stride not in self._numbers:
+            blocks, sites = (np.full((stride, len(widths)), -1, dtype=np.int64) for _ in range(2))
+            for at, width in enumerate(widths):
+                for first in range(stride + 1 - width):
+                    slot = self.slots.get(tuple(range(first, first + width)))
+                    if slot is not None:
+                        blocks[first, at], sites[first, at] = slot.block, slot.site
+            self._numbers[stride] = blocks, sites
+        return self._numbers[stride]
+
+    @cached_property
+    def _numbers(self) -> dict[int, tuple[Ints, Ints]]:
+        return {}
+
+    def least_bytes(self, block: int, sequences: int, replica_batch: int) -> Array:
+        """Fewest bytes of weights and cache of one layer of each kind on a GPU of a block [K], on whatever site."""
+        key = (block, sequences, replica_batch)
+        if key not in self._bytes:
+            allowed, table, at = self.allowed(block, sequences, None), self.tables[block], self.sequences.index(sequences)
+            if table is None:
+                raise ValueError("no option for this stage")
+            rows, some = np.nonzero(allowed.rows)[0], np.nonzero(allowed.pairs.any(axis=0))[0]
+            resident = np.ceil(replica_batch / np.array([p.batch_parts for p in table.block.partitions])[rows])
+            found = []
+            for attention, ffn, own in zip(table.attention, table.ffn, table.own, strict=True):
+                near = attention.weights[:, at][:, rows] + attention.cache[:, at][:, rows] * resident
+                far = ffn.weights[:, at][:, :, np.unique(own[some])]
+                found.append(float(near.min(initial=np.inf) + far.min(initial=np.inf)))
+            self._bytes[key] = np.array(found)
+        return self._bytes[key]
+
+    @cached_property
+    def _bytes(self) -> dict[tuple[int, int, int], Array]:
+        return {}
+
+    def room(self, block: int) -> float:
+        """Bytes of one GPU of a block beside its reserve and the buffers of collectives."""
+        kind, width = self.blocks[block].block.kind, self.blocks[block].block.width
+        return self._capacity(kind) - reserve_bytes(self.env.cluster.kinds[kind]) - communication_bytes(width)
 
     def capacity(self, slot: StageSlot) -> float:
         """Bytes of one GPU of a slot, at most the cap, with those that the search was granted besides."""

@@ -16,7 +16,9 @@ from search_spaces.space import StageOption
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
+EVERY = slice(None)
 TIE = 1e-12
 AT_ONCE = 400_000
 """Prices of one slot that are made at once, at most."""
@@ -28,12 +30,14 @@ KEPT = 1_200_000
 class StageArrays:
     """Best seconds and flat option index of a stage on every interval row, first rank and width [I, O, D]; inf where none fits.
 
-    `over` is the least number of bytes by which the options exceed the memory where none fits [I, O, D] (else 0).
+    `over` is the least number of bytes by which the options exceed the memory where none fits [I, O, D] (else 0). `widths` are
+    those of the stages [D]: all of the branch, or some.
     """
 
     seconds: Array
     option: Ints
     over: Array
+    widths: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,21 @@ class Branch:
                 if (slot.block, slot.site) not in done:
                     done[slot.block, slot.site] = self.best(slot, pin)
                 seconds[:, first, at], option[:, first, at], over[:, first, at] = done[slot.block, slot.site]
-        return StageArrays(seconds, option, over)
+        return StageArrays(seconds, option, over, self.widths)
+
+    def some(self, columns: Ints, keep: Bools) -> StageArrays:
+        """Best options of some stages alone: those that `keep` [I, O, D] names of the widths at `columns` [D]."""
+        blocks, sites = (numbers[:, columns] for numbers in self.priced.slot_numbers(self.stride, self.widths))
+        seconds, option = np.full(keep.shape, np.inf), np.zeros(keep.shape, dtype=np.int64)
+        on = np.argwhere(keep.any(axis=0))
+        for block, site in dict.fromkeys(zip(blocks[tuple(on.T)].tolist(), sites[tuple(on.T)].tolist(), strict=True)):
+            first, at = np.nonzero((blocks == block) & (sites == site))
+            wanted = keep[:, first, at]
+            found = self.best(StageSlot((), block, site), rows=np.asarray(wanted.any(axis=1)))
+            seconds[:, first, at] = np.where(wanted, found[0][:, None], np.inf)
+            option[:, first, at] = found[1][:, None]
+        widths = tuple(self.widths[at] for at in columns.tolist())
+        return StageArrays(seconds, option, np.zeros(keep.shape), widths)
 
     def floors(self, pin: Pin | None = None) -> Array:
         """Lower bound of the seconds of stages of each width on every interval row [D, I]: the fastest option of each layer."""
@@ -140,7 +158,7 @@ class Branch:
                 values = found[slot.block]
                 if values is not None:
                     seconds[:, first, at] = values[slot.site]
-        return StageArrays(seconds, np.zeros(shape, dtype=np.int64), np.zeros(shape))
+        return StageArrays(seconds, np.zeros(shape, dtype=np.int64), np.zeros(shape), self.widths)
 
     def _least_of_block(self, block: int, pin: Pin) -> Array | None:
         """Least seconds [sites, I] of a block's options that agree with a pin (None where none does)."""
@@ -165,25 +183,32 @@ class Branch:
         rows = price.seconds.shape[0]
         return np.where(price.memory <= self.priced.capacity(slot), price.seconds, np.inf).reshape(rows, -1)
 
-    def best(self, slot: StageSlot, pin: Pin | None = None) -> tuple[Array, Ints, Array]:
-        """Best seconds, its option and the missing bytes of one slot on every interval row [I]."""
-        key = (slot.block, slot.site, self.sequences, self.replica_batch)
-        if pin or key not in self.priced.best:
-            found = self._best(slot, pin)
-            if pin:
-                return found
-            self.priced.best[key] = found
-        return self.priced.best[key]
+    def best(self, slot: StageSlot, pin: Pin | None = None, rows: Bools | None = None) -> tuple[Array, Ints, Array]:
+        """Best seconds, its option and the missing bytes of one slot on every interval row [I]; where `rows` [I] are given,
+        of those: what is said of the others means nothing.
+        """
+        if pin:
+            return self._best(slot, pin, np.arange(self.priced.spans[0].first.size))
+        key, size = (slot.block, slot.site, self.sequences, self.replica_batch), self.priced.spans[0].first.size
+        if key not in self.priced.best:
+            blank = np.full(size, np.inf), np.zeros(size, dtype=np.int64), np.full(size, np.inf)
+            self.priced.best[key] = (*blank, np.zeros(size, dtype=np.bool_))
+        seconds, option, over, known = self.priced.best[key]
+        lacking = np.nonzero(~known if rows is None else rows & ~known)[0]
+        if lacking.size:
+            seconds[lacking], option[lacking], over[lacking] = self._best(slot, None, lacking)
+            known[lacking] = True
+        return seconds, option, over
 
-    def _best(self, slot: StageSlot, pin: Pin | None) -> tuple[Array, Ints, Array]:
-        rows = self.priced.spans[0].first.size
-        partitions, ffns = self._candidates(slot.block, pin)
+    def _best(self, slot: StageSlot, pin: Pin | None, rows: Ints) -> tuple[Array, Ints, Array]:
+        """The same of some rows [I'], priced."""
+        found, option, over = np.full(rows.size, np.inf), np.zeros(rows.size, dtype=np.int64), np.full(rows.size, np.inf)
+        partitions, ffns = self._candidates(slot.block, pin, rows.size)
         if not partitions.size:
-            return np.full(rows, np.inf), np.zeros(rows, dtype=np.int64), np.full(rows, np.inf)
-        found, option, over = np.full(rows, np.inf), np.zeros(rows, dtype=np.int64), np.full(rows, np.inf)
+            return found, option, over
         step = max(1, AT_ONCE // partitions.size)
-        for some in (slice(at, at + step) for at in range(0, rows, step)):
-            price = self._price(slot, partitions, ffns, paired=True, rows=some)
+        for some in (slice(at, at + step) for at in range(0, rows.size, step)):
+            price = self._price(slot, partitions, ffns, paired=True, rows=rows[some])
             missing = price.memory[:, :, 0] - self.priced.capacity(slot)
             time = np.where(missing <= 0, price.seconds[:, :, 0], np.inf)
             least = time.min(axis=1)
@@ -194,9 +219,9 @@ class Branch:
             over[some] = np.where(np.isfinite(found[some]), 0.0, missing.min(axis=1))
         return found, option, over
 
-    def _candidates(self, block: int, pin: Pin | None) -> tuple[Ints, Ints]:
+    def _candidates(self, block: int, pin: Pin | None, rows: int) -> tuple[Ints, Ints]:
         """Pairs (partition, FFN option) of a block that no other pair beats in everything, in order; with a pin those that
-        agree with it.
+        agree with it. All pairs where to price them on so few `rows` is quicker than to compare them.
         """
         none, table = np.zeros(0, dtype=np.int64), self.priced.tables[block]
         if table is None:
@@ -205,13 +230,16 @@ class Branch:
         if not pin and key in self.priced.undominated:
             return self.priced.undominated[key]
         allowed = self.priced.allowed(block, self.sequences, pin)
+        if rows * allowed.count() <= AT_ONCE:
+            first, second = np.nonzero(allowed.matrix())
+            return first, second
         at = self.priced.sequences.index(self.sequences)
         found = undominated_pairs(table, allowed, at, self.replica_batch)
         if not pin:
             self.priced.undominated[key] = found
         return found
 
-    def _price(self, slot: StageSlot, partitions: Ints, ffns: Ints, *, paired: bool, rows: slice = slice(None)) -> StagePrice:
+    def _price(self, slot: StageSlot, partitions: Ints, ffns: Ints, *, paired: bool, rows: Ints | slice = EVERY) -> StagePrice:
         """Price of some options of a slot on every interval row, or some of them."""
         chosen = self.priced.view(slot, self.sequences, self.replica_batch, partitions, ffns, paired=paired)
         spans = self.priced.spans[0]

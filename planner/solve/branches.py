@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from typing import Self
@@ -14,6 +15,7 @@ from planner.evaluate.setting import Setting
 from planner.solve.answer import Limits
 from planner.solve.blocks import PricedSpace
 from planner.solve.branch import Branch, SpotArrays, StageArrays
+from planner.solve.narrow import stages_within
 from planner.solve.objective import SAME, Caps, Name, Objective
 from planner.solve.pairs import ApartPairs
 from planner.solve.pin import Pin
@@ -22,6 +24,11 @@ from search_spaces.space import SearchSpace
 
 MOST = float(np.finfo(np.float64).max)
 """A cutoff that every plan meets which is allowed at all: what is not allowed has the value inf."""
+
+RISING = (1.03, 1.2, 1.6)
+"""Limits over the bound of a branch that are tried before the cutoff."""
+WORTHWHILE = 1.05
+"""A limit is tried that is lower than the cutoff by more than this factor."""
 
 
 class Branches:
@@ -45,6 +52,7 @@ class Branches:
         self.priced = PricedSpace(env, space, granted, self.caps.memory_bytes)
         self.apart = ApartPairs(env, space, self.priced, granted, self.caps.memory_bytes)
         self._arrays: dict[tuple[int, int], StageArrays] = {}
+        self._within: dict[tuple[int, int, int, Objective], tuple[float, StageArrays]] = {}
         self._runs: dict[tuple[int, int], RunTable] = {}
         self.floors: dict[tuple[int, int], float] = {}
         self.bounds: dict[tuple[int, int], float] = {}
@@ -87,6 +95,27 @@ class Branches:
         if key not in self._arrays:
             self._arrays[key] = branch.arrays()
         return self._arrays[key]
+
+    def arrays_within(self, branch: Branch, limit: float) -> StageArrays:
+        """Best stages of a branch, of those that a pipeline of at most `limit` may have; all where GPUs are paid for."""
+        if self.pays or not np.isfinite(limit):
+            return self.arrays(branch)
+        most = self._most_ranks(branch)
+        objective = self._objective(branch, most)
+        key = (branch.replicas, branch.micro_batches, most, objective)
+        if key not in self._within or self._within[key][0] < limit:
+            stages = stages_within(branch, objective, limit, most)
+            self._within[key] = limit, branch.some(stages.columns, stages.keep)
+        return self._within[key][1]
+
+    def limits_for(self, branch: Branch, cutoff: float) -> Iterator[float]:
+        """Limits to search a branch under, one after another until a pipeline is found: little above its bound, where few
+        stages need prices, and last the cutoff.
+        """
+        bound = self.floor(branch)
+        if not self.pays and 0.0 < bound < np.inf:
+            yield from (limit for factor in RISING if (limit := bound * factor) * WORTHWHILE < cutoff)
+        yield cutoff
 
     def runs(self, branch: Branch, pin: Pin | None = None) -> RunTable:
         """The pipelines of a branch of a large cluster; those of the whole space are kept for later questions."""

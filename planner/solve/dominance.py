@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.evaluate.tables import Bill, StageTable
-from planner.solve.blocks import Allowed
+from planner.solve.options import Allowed
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -41,7 +41,7 @@ class PipelineTable:
     def __init__(self, branch: Branch, arrays: StageArrays, counts: tuple[int, ...] | None = None) -> None:
         self.branch, self.arrays, self.counts = branch, arrays, counts
         self.layers, self.ranks = branch.priced.sizes.layers, branch.stride
-        self.widths = branch.widths
+        self.widths = arrays.widths
 
     @cached_property
     def rows(self) -> Ints:
@@ -68,10 +68,14 @@ class PipelineTable:
         """Seconds of the stages on layers [start, stop) for every start, on `first` and width index `w` [stop]."""
         return np.asarray(self.seconds[self.rows[:stop, stop], first, w])
 
-    @property
+    @cached_property
     def send(self) -> Array:
         """`send[at, w1, w2]`: seconds from a stage of width w1 that ends at rank `at` to one of width w2 that begins there."""
-        return self.branch.priced.sends(self.ranks, self.widths, self.branch.sequences)
+        every = self.branch.priced.sends(self.ranks, self.branch.widths, self.branch.sequences)
+        if self.widths == self.branch.widths:
+            return every
+        some = np.array([self.branch.widths.index(width) for width in self.widths], dtype=np.int64)
+        return every[:, some[:, None], some]
 
     @cached_property
     def feedback(self) -> Array:
@@ -106,12 +110,13 @@ class MemoryTable(PipelineTable):
     """The missing bytes of stages in place of their seconds: a minimax sweep gives the least memory that must be added."""
 
     def __init__(self, branch: Branch, arrays: StageArrays, counts: tuple[int, ...] | None = None) -> None:
-        super().__init__(branch, StageArrays(arrays.over, arrays.option, arrays.over), counts)
+        super().__init__(branch, StageArrays(arrays.over, arrays.option, arrays.over, arrays.widths), counts)
 
-    @property
+    @cached_property
     def send(self) -> Array:
         """Hand-overs need no memory; those that do not fit the ranks stay impossible."""
-        return np.where(np.isfinite(super().send), 0.0, np.inf)
+        every = self.branch.priced.sends(self.ranks, self.widths, self.branch.sequences)
+        return np.where(np.isfinite(every), 0.0, np.inf)
 
     @cached_property
     def feedback(self) -> Array:

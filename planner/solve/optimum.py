@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from planner.solve.answer import Counts, ModelFacts, Optimum
 from planner.solve.anytime import go_through
-from planner.solve.branch import Branch
+from planner.solve.branch import Branch, StageArrays
 from planner.solve.branches import Branches
 from planner.solve.cp import MAX_LEGS, PipelineModel, surviving_legs
 from planner.solve.dp import Leg, MemoryTable, Path, PipelineTable
@@ -26,6 +26,9 @@ from planner.solve.ties import Found, sent_bytes
 from search_spaces.stages import Choice, StageChoice
 
 Progress = Callable[[str], None]
+DECIDED = ("OPTIMAL", "INFEASIBLE")
+LEAST_EFFORT, EFFORT_OF_LEG = 1.0, 1e-3
+"""Deterministic seconds that CP-SAT gets at most, in all and for each leg: the exact program has proven the value already."""
 
 
 class SpaceSearch(Branches):
@@ -114,9 +117,16 @@ class SpaceSearch(Branches):
         """The best linear pipeline of a branch if it is no worse than the cutoff."""
         if self.space.regular:
             return self._floored(branch, cutoff, pin, self._regular(branch, cutoff, pin))
-        table = PipelineTable(branch, self.arrays(branch, pin), self.space.stages)
-        found: list[Found] = []
-        for first, last in self._end_groups(branch):
+        for limit in [cutoff] if pin else self.limits_for(branch, cutoff):
+            found = self._of_arrays(branch, self.arrays(branch, pin) if pin else self.arrays_within(branch, limit), limit)
+            if found:
+                break
+        return self._floored(branch, cutoff, pin, found)
+
+    def _of_arrays(self, branch: Branch, arrays: StageArrays, cutoff: float) -> list[Found]:
+        """The best linear pipelines of some stages that are no worse than the cutoff, for every number of GPUs that matters."""
+        table, found = PipelineTable(branch, arrays, self.space.stages), list[Found]()
+        for first, last in self._end_groups(branch) if arrays.widths else ():
             weight, objective = self.weight(branch.replicas, last), self._objective(branch, last)
             optimum = branch_optimum(table, objective, cutoff * (1 + 2 * SAME) / weight, first, last)
             if optimum.path is not None:
@@ -124,7 +134,7 @@ class SpaceSearch(Branches):
                 gpus = branch.replicas * (optimum.path.legs[-1].first + optimum.path.legs[-1].width)
                 found.append(Found(value, value, gpus, branch.replicas, branch.micro_batches, optimum.path, None, weight))
                 cutoff = min(cutoff, value)
-        return self._floored(branch, cutoff, pin, found)
+        return found
 
     def _first_plan(self, branches: list[Branch]) -> list[Found]:
         """The best plan of stages within a node, in the first of some branches of a large cluster that has any: with its
@@ -249,9 +259,9 @@ class SpaceSearch(Branches):
         while chosen.path is not None and not self.pays and not self.space.regular:  # else fewer ranks were tried already
             end = chosen.path.legs[-1].first + chosen.path.legs[-1].width
             branch = self.branch(chosen.replicas, chosen.micro_batches)
-            table = PipelineTable(branch, self.arrays(branch), self.space.stages)
             if end == 1:
                 break
+            table = PipelineTable(branch, self.arrays_within(branch, best * (1 + 2 * SAME)), self.space.stages)
             again = branch_optimum(table, self._objective(branch, end - 1), best * (1 + 2 * SAME), 1, end - 1)
             if again.path is None or again.value > best * (1 + SAME):
                 break
@@ -275,7 +285,7 @@ class SpaceSearch(Branches):
         used = chosen.path.legs[-1].first + chosen.path.legs[-1].width
         first, last = (used, used) if self.pays else (1, self._most_ranks(branch))
         objective, cutoff = self._objective(branch, last), best * (1 + SAME) / chosen.weight
-        table = PipelineTable(branch, self.arrays(branch), self.space.stages)
+        table = PipelineTable(branch, self.arrays_within(branch, best * (1 + 2 * SAME)), self.space.stages)
         legs = [
             (leg, seconds)
             for leg, seconds in surviving_legs(table, objective, self._least_slowest(table), cutoff)
@@ -301,10 +311,13 @@ class SpaceSearch(Branches):
         model = PipelineModel(table, objective, legs, cutoff, self._least_slowest(table))
         if start.path is not None:
             model.hint(start.path)
-        how = self.limits.seed, self.limits.workers, self.limits.effort
+        how = self.limits.seed, self.limits.workers, min(self.limits.effort, max(LEAST_EFFORT, len(legs) * EFFORT_OF_LEG))
         answer = model.solve(*how)
-        bound = max(answer.bound, 0.0)
         counts.iterations += 1
+        if answer.status not in DECIDED:  # what the exact program has proven stands
+            counts.drop("branch closed by the exact program")
+            return start.least
+        bound = max(answer.bound, 0.0)
         counts.model = ModelFacts(
             start.replicas, start.micro_batches, len(legs), cutoff, bound, start.weight, answer.status, counts.cuts, *how
         )
@@ -325,7 +338,10 @@ class SpaceSearch(Branches):
             slot = branch.slot(leg.first, leg.width)
             if slot is None:
                 raise ValueError("a found stage has a slot")
-            option = branch.option_at(slot, int(branch.best(slot)[1][rows[leg.start, leg.stop]]))
+            row = rows[leg.start, leg.stop]
+            option = branch.option_at(
+                slot, int(branch.best(slot, rows=np.arange(self.priced.spans[0].first.size) == row)[1][row])
+            )
             devices = tuple(slot.devices)
             stages.append(StageChoice(leg.stop - leg.start, devices, option.attention, option.mlp_ways, option.experts))
         return tuple(stages)
