@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,11 @@ def _complete(problem: Problem, space: SearchSpace, name: str) -> Chosen:
     if problem.cluster.size > MOST_GPUS:
         told = f"at most {MOST_GPUS} GPUs where a plan leaves decisions open, for now"
         raise InputError("cluster", f"{problem.cluster.size} GPUs", told)
+    if len(problem.orders.gpus) > 1 and not (space.layout or problem.cluster.gpus):
+        best = find(replace(problem, space=space), details=False)
+        if best.choice is not None:
+            env = setting(problem.model, problem.workload, best.problem.cluster)
+            return Chosen(problem.in_order(best.problem.sizes.gpus), env, name, best.choice, completed=True)
     choice = space_search(env, space).run().choice or space_search(env, space, ignore_memory=True).run().choice
     if choice is None:
         raise NoPlanError(f"{name}: no plan obeys these pins and the rules of the space; leave more decisions open")
@@ -205,7 +210,7 @@ def _rival(problem: Problem, claim: Claim) -> Chosen | None:
 
 def judge_result(result: Result) -> dict[str, tuple[Judgement, ...]]:
     """Verdicts on all claims of a searched problem, by hand-designed plan; `` holds those about the problem itself."""
-    problem = result.problem
+    problem = result.problem.listed
     claims = claims_of(problem.claims, problem.name)
     env = setting(problem.model, problem.workload, problem.cluster)
     choices = {hand.name: hand.best_completion.choice or hand.as_written.choice for hand in result.hand_designed}

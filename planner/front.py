@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from planner.errors import InputError
+from planner.hand_designed import in_unit
 from planner.plan import choice_to_dict
 from planner.problem import Problem, load_problem, problem_to_dict
-from planner.search import Infeasibility, constraints, in_unit, infeasibility, placed, priced_space, versions
+from planner.search import Infeasibility, constraints, infeasibility, placed, priced_space, versions
 from planner.solve.answer import Limits
 from planner.solve.experts.options import AMONG
 from planner.solve.front import Corner, FrontSearch, Pair, Progress
 from planner.solve.objective import NAMES, Caps
 from planner.solve.searcher import space_search, tie_rule
+from search_spaces.orders import LISTED_RULE
 from search_spaces.stages import Choice
 
 SCHEMA = "planner.pareto/1"
@@ -93,7 +95,8 @@ def pareto(
     check_points(points)
     found = problem if isinstance(problem, Problem) else load_problem(problem, sets=sets)
     limits = limits or Limits()
-    found = placed(found, AMONG)
+    rules = (LISTED_RULE,) if len(found.orders.gpus) > 1 else ()
+    found = placed(replace(found, restrictions=(*found.restrictions, *rules)), AMONG)
     asked = priced_space(found, pair, limits, space_search)
     search = FrontSearch(asked, pair, limits, progress)
     corners = search.run(points)

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from typing import Any, TypeVar
 
-from planner.check.findings import Finding
-from planner.check.validate import check_choice
 from planner.errors import InputError
 from planner.evaluate.evaluation import Evaluation, evaluate
 from planner.evaluate.setting import Setting, setting
+from planner.evaluate.shared import sharing_sites
+from planner.hand_designed import HandDesigned, hand_designed, hand_designed_dict, in_unit, plan_dict
 from planner.plan import choice_to_dict
 from planner.problem import Problem, problem_to_dict
-from planner.solve.answer import Limits, Optimum
+from planner.solve.answer import Counts, Limits, Optimum
 from planner.solve.closings import Closing, closings
 from planner.solve.decisions import Decision, DecisionValue, RunnerUp, decision_tables, runner_up
 from planner.solve.experts.lighter import RULE as LIGHTER_RULE
 from planner.solve.experts.lighter import lighter
-from planner.solve.experts.options import RULE, open_to_search, with_found_placements, with_placements
+from planner.solve.experts.options import RULE, open_to_search, with_placements
 from planner.solve.experts.searched import placed_optimum, under_all_loads
 from planner.solve.experts.summary import PlacementSummary, summaries
-from planner.solve.objective import NO_CAPS, Caps, Name
+from planner.solve.objective import NO_CAPS, SAME, Caps, Name
 from planner.solve.optimum import SpaceSearch
 from planner.solve.relaxation import relaxation
 from planner.solve.searcher import Search, space_search, tie_rule
 from planner.solve.training import TrainingSearch
 from planner.solve.training_decisions import training_decisions
 from planner.solve.training_relaxation import training_relaxation
+from search_spaces.orders import in_ranges, order_rule
 from search_spaces.space import SearchSpace
 from search_spaces.stages import Choice
 
@@ -39,39 +41,6 @@ MOST_GPUS = 16_384
 Progress = Callable[[str], None]
 Searched = TypeVar("Searched", bound=Search)
 Priced = Callable[[Setting, SearchSpace, Name, Limits], Searched]
-
-
-@dataclass(frozen=True)
-class PlanReading:
-    """A reading of a hand-designed plan: the plan, its latency and its objective (in the objective's unit), and bytes over
-    the fullest GPU's memory (0: it fits).
-    """
-
-    choice: Choice | None
-    latency_s: float | None
-    objective: float | None
-    over_capacity_bytes: int
-    where: str = ""
-
-
-@dataclass(frozen=True)
-class HandDesigned:
-    """A hand-designed plan: as written (one micro-batch unless it says otherwise), with the fewest micro-batches that fit,
-    and completed as well as its pins allow; `ratio_to_best` is the latter over the best plan (1 or more).
-    """
-
-    name: str
-    note: str
-    findings: tuple[Finding, ...]
-    as_written: PlanReading
-    fewest_micro_batches: PlanReading
-    best_completion: PlanReading
-    ratio_to_best: float | None
-
-    @property
-    def valid(self) -> bool:
-        """Whether the completed plan is free of errors."""
-        return self.best_completion.choice is not None and not any(f.severity == "error" for f in self.findings)
 
 
 @dataclass(frozen=True)
@@ -89,6 +58,37 @@ class Alternative:
 
     choice: Choice
     evaluation: Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class OrderFound:
+    """What the plans of one order of the cluster's GPUs (empty: as listed) come to: how many there are, the least value in the
+    objective's own unit (None where none fits, or none is better than in the orders before), and how their branches were
+    closed.
+    """
+
+    gpus: tuple[int, ...]
+    size: int
+    value: float | None
+    closings: tuple[Closing, ...]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The answer within one order of the GPUs, with the search that found it."""
+
+    problem: Problem
+    env: Setting
+    asked: Search
+    optimum: Optimum
+    order: OrderFound
+
+    def better(self, other: _Answer | None) -> bool:
+        """Whether its plan is better than that of an order before (of ties the first counts), or nearer to the memory."""
+        if other is None:
+            return True
+        own, its = self.optimum, other.optimum
+        return own.value < its.value * (1 - SAME) or (own.value == its.value and own.excess_bytes < its.excess_bytes)
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,7 @@ class Result:
     caps: Caps = NO_CAPS
     closings: tuple[Closing, ...] = ()
     experts: tuple[PlacementSummary, ...] = ()
+    orders: tuple[OrderFound, ...] = ()
 
     @property
     def runner_up(self) -> RunnerUp | None:
@@ -131,6 +132,8 @@ class Result:
             "cuts": counts.cuts, "dropped": dict(sorted(counts.dropped.items())), "rules": list(self.problem.restrictions),
             "ties": tie_rule(self.problem.space),
         }  # fmt: skip
+        if len(self.orders) > 1:
+            space["orders"] = [{"gpus": in_ranges(o.gpus) or "as listed", "objective": o.value} for o in self.orders]
         objective = {"name": self.objective, "value": self.value, "bound": self.bound, "gap": self.gap}
         return {
             "schema": SCHEMA, "status": self.status, "objective": objective,
@@ -160,30 +163,6 @@ def constraints(caps: Caps) -> dict[str, float | None]:
     return {name: round(most, 9) if isfinite(most) else None for name, most in asked.items()}
 
 
-def plan_dict(choice: Choice | None, problem: Problem) -> dict[str, Any] | None:
-    """A choice as a plan mapping, or None."""
-    return None if choice is None else choice_to_dict(choice, problem.sizes)
-
-
-def hand_designed_dict(hand: HandDesigned, problem: Problem) -> dict[str, Any]:
-    """A hand-designed plan's verdict as JSON-ready data."""
-
-    def reading(r: PlanReading) -> dict[str, Any]:
-        fits = r.choice is not None and r.over_capacity_bytes == 0
-        return {
-            "plan": plan_dict(r.choice, problem), "latency_s": r.latency_s, "objective": r.objective,
-            "over_capacity_bytes": r.over_capacity_bytes,
-            "fits": fits, "where": r.where, "micro_batches": r.choice.micro_batches if r.choice else None,
-        }  # fmt: skip
-
-    return {
-        "name": hand.name, "note": hand.note, "valid": hand.valid, "findings": [f.code for f in hand.findings],
-        "as_written": reading(hand.as_written), "fewest_micro_batches": reading(hand.fewest_micro_batches),
-        "best_completion": reading(hand.best_completion), "latency_s": hand.best_completion.latency_s,
-        "ratio_to_best": hand.ratio_to_best,
-    }  # fmt: skip
-
-
 def versions() -> dict[str, str]:
     """Versions that the answer depends on."""
     found = {}
@@ -210,33 +189,22 @@ def search(
     input only: a problem that nothing fits has status `infeasible`.
     """
     limits = limits or Limits()
-    start, plain_space = time.monotonic(), problem.space
-    problem = placed(problem)
-    env = setting(problem.model, problem.workload, problem.cluster)
-    few = lighter(env, problem.space)
-    asked = priced_space(problem if few is None else replace(problem, workload=few), (objective,), limits, space_search)
-    if few is None:
-        env = asked.env
-    else:
-        problem = replace(problem, restrictions=(*problem.restrictions, LIGHTER_RULE))
-    asked.limits = replace(limits, seconds=start + limits.seconds - time.monotonic())  # pricing took its part
-    optimum = asked.run(progress=progress)
-    size = str(problem.space.size())
-    closed = closings(asked, optimum) if isinstance(asked, SpaceSearch) else ()
-    if isinstance(asked, SpaceSearch) and problem.space is not plain_space:
-        exact, optimum = (asked, optimum) if few is None else under_all_loads(env, asked, optimum)
-        optimum = placed_optimum(exact, optimum, plain_space)
+    start = time.monotonic()
+    with sharing_sites() if len(problem.orders.gpus) > 1 else nullcontext():
+        best, orders, interrupted = _over_orders(problem, objective, limits, progress)
+    problem, env, asked, optimum = best.problem, best.env, best.asked, best.optimum
+    size = str(sum(order.size for order in orders))
     if optimum.choice is None:
-        return _without_plan(problem, asked, optimum, size, closed)
+        return _without_plan(best, size, orders)
     value, bound = in_unit(problem, objective, optimum.value), in_unit(problem, objective, optimum.bound)
     gap = abs(bound - value) / abs(value)
     status = "optimal" if optimum.complete and gap <= 1e-6 else "feasible"
     plain = Result(
         problem, objective, status, value, bound, gap, size, optimum, optimum.choice,
-        evaluate(env, problem.sizes, optimum.choice), (), (), (), None, None, limits.seed, optimum.interrupted, limits.caps,
-        closed, summaries(env, problem.sizes, optimum.choice) if isinstance(asked, SpaceSearch) else (),
+        evaluate(env, problem.sizes, optimum.choice), (), (), (), None, None, limits.seed, interrupted, limits.caps,
+        best.order.closings, summaries(env, problem.sizes, optimum.choice) if isinstance(asked, SpaceSearch) else (), orders,
     )  # fmt: skip
-    if optimum.interrupted:
+    if interrupted:
         return plain
     left = replace(limits, seconds=start + limits.seconds - time.monotonic())
     try:
@@ -247,8 +215,73 @@ def search(
         return replace(plain, interrupted=True)
 
 
-def _without_plan(problem: Problem, asked: Search, optimum: Optimum, size: str, closed: tuple[Closing, ...]) -> Result:
+def _over_orders(
+    problem: Problem, objective: Name, limits: Limits, progress: Progress | None
+) -> tuple[_Answer, tuple[OrderFound, ...], bool]:
+    """The best answer over the orders of the GPUs, what each of them came to, and whether an interrupt ended it; an order after
+    the first is searched for better plans alone. The bound is that of all orders that were searched, as the rules then say.
+    """
+    every, end, interrupted = problem.orders, time.monotonic() + limits.seconds, False
+    best: _Answer | None = None
+    found, bound, complete, counts = list[OrderFound](), float("inf"), True, Counts()
+    for number, gpus in enumerate(every.gpus):
+        left = replace(limits, seconds=end - time.monotonic())
+        if best is not None and (interrupted or left.seconds <= 0):
+            break
+        if progress and number:
+            progress(f"order {number + 1} of {len(every.gpus)}: GPUs {in_ranges(gpus)}")
+        try:
+            answer = _answer(problem.in_order(gpus), objective, left, best, progress)
+        except KeyboardInterrupt:
+            if best is None:
+                raise
+            interrupted = True
+            break
+        optimum, interrupted = answer.optimum, answer.optimum.interrupted
+        found.append(answer.order)
+        bound, complete, counts = min(bound, optimum.bound), complete and optimum.complete, counts.plus(optimum.counts)
+        best = answer if answer.better(best) else best
+    if best is None:
+        raise ValueError("a cluster has an order of its GPUs")
+    counts.model = best.optimum.counts.model
+    whole = replace(best.optimum, bound=min(bound, best.optimum.value), complete=complete, counts=counts)
+    rule = order_rule(every, len(found))
+    told = replace(best.problem, restrictions=(*best.problem.restrictions, *rule))
+    return replace(best, problem=told, optimum=whole), tuple(found), interrupted
+
+
+def _answer(problem: Problem, objective: Name, limits: Limits, best: _Answer | None, progress: Progress | None) -> _Answer:
+    """The answer within the order of the GPUs that a problem has; with the answer of another order only what is better."""
+    start, plain_space = time.monotonic(), problem.space
+    problem = placed(problem)
+    env = setting(problem.model, problem.workload, problem.cluster)
+    few = lighter(env, problem.space)
+    asked = priced_space(problem if few is None else replace(problem, workload=few), (objective,), limits, space_search)
+    if few is None:
+        env = asked.env
+    else:
+        problem = replace(problem, restrictions=(*problem.restrictions, LIGHTER_RULE))
+    asked.limits = replace(limits, seconds=start + limits.seconds - time.monotonic())  # pricing took its part
+    opened = isinstance(asked, SpaceSearch) and problem.space is not plain_space  # then a plan gets better after its search
+    cutoff = float("inf") if best is None or opened else best.optimum.value * (1 - 4 * SAME)  # of ties the first counts
+    optimum = asked.run(cutoff, progress=progress)
+    if optimum.choice is None:
+        optimum = replace(optimum, bound=min(optimum.bound, cutoff))
+    shown = optimum if optimum.choice is not None or best is None else replace(
+        best.optimum, complete=optimum.complete, counts=optimum.counts
+    )  # fmt: skip
+    closed = closings(asked, shown) if isinstance(asked, SpaceSearch) else ()
+    if isinstance(asked, SpaceSearch) and opened:
+        exact, optimum = (asked, optimum) if few is None else under_all_loads(env, asked, optimum)
+        optimum = placed_optimum(exact, optimum, plain_space)
+    value = None if optimum.choice is None else in_unit(problem, objective, optimum.value)
+    order = OrderFound(problem.sizes.gpus, problem.space.size(), value, closed)
+    return _Answer(problem, env, asked, optimum, order)
+
+
+def _without_plan(answer: _Answer, size: str, orders: tuple[OrderFound, ...]) -> Result:
     """No plan: nothing fits, and why, or the time ran out first."""
+    problem, asked, optimum = answer.problem, answer.asked, answer.optimum
     status, reason, interrupted = "infeasible" if optimum.complete else "timeout", None, optimum.interrupted
     try:
         reason = infeasibility(problem, asked, optimum) if optimum.complete else None
@@ -256,7 +289,7 @@ def _without_plan(problem: Problem, asked: Search, optimum: Optimum, size: str, 
         interrupted = True
     return Result(
         problem, asked.objective, status, None, None, None, size, optimum, None, None, (), (), (), None, reason,
-        asked.limits.seed, interrupted, asked.limits.caps, closed,
+        asked.limits.seed, interrupted, asked.limits.caps, answer.order.closings, (), orders,
     )  # fmt: skip
 
 
@@ -295,19 +328,12 @@ def _detailed(plain: Result, env: Setting, asked: Search, top: int, limits: Limi
     if time.monotonic() < end:
         say("comparing with the hand-designed plans")
         names = problem.plans
-        found["hand_designed"] = tuple(hand_designed(problem, env, name, optimum.value, objective, limits) for name in names)
+        found["hand_designed"] = tuple(hand_designed(problem, name, optimum.value, objective, limits) for name in names)
     if time.monotonic() < end:
         found["unrestricted"] = unrestricted(problem, env, objective, limits, optimum)
     if time.monotonic() < end:
         found["alternatives"] = alternatives(env, asked, problem, optimum, top)
     return replace(plain, **found)
-
-
-def in_unit(problem: Problem, objective: Name, seconds: float) -> float:
-    """An objective in its own unit: seconds, tokens per second, or dollars for the pass."""
-    if objective != "throughput":
-        return seconds
-    return problem.workload.batch * problem.workload.query_length / seconds
 
 
 def alternatives(env: Setting, asked: Search, problem: Problem, optimum: Optimum, top: int) -> tuple[Alternative, ...]:
@@ -327,54 +353,6 @@ def unrestricted(
     optimum = space_search(env, problem.unrestricted, objective, limits).run(restricted.value)
     chosen = optimum if optimum.choice is not None else restricted
     return None if chosen.choice is None else (in_unit(problem, objective, chosen.value), chosen.choice)
-
-
-def hand_designed(problem: Problem, env: Setting, name: str, best: float, objective: Name, limits: Limits) -> HandDesigned:
-    """The three readings of a hand-designed plan; what its author wrote is read without the caps."""
-    space = with_found_placements(env, problem.plans[name])
-    written = space if space.micro_batches is not None else replace(space, micro_batches=(1,))
-    completion = space_search(env, space, objective, limits).run()
-    fewest = completion
-    for _, micro in space.branches:
-        found = space_search(env, replace(space, micro_batches=(micro,)), objective, limits).run()
-        if found.choice is not None:
-            fewest = found
-            break
-    findings = () if completion.choice is None else check_choice(env, problem.sizes, completion.choice)
-    ratio = None if completion.choice is None else completion.value / best
-    return HandDesigned(
-        name, problem.plan_notes.get(name, ""), findings,
-        _as_written(problem, env, written, objective, replace(limits, caps=NO_CAPS)),
-        _reading(problem, env, objective, fewest), _reading(problem, env, objective, completion), ratio,
-    )  # fmt: skip
-
-
-def _reading(problem: Problem, env: Setting, objective: Name, optimum: Optimum) -> PlanReading:
-    """A reading of a plan that fits, or how much it lacks."""
-    if optimum.choice is None:
-        return PlanReading(None, None, None, round(optimum.excess_bytes) if optimum.excess_bytes < float("inf") else 0)
-    return _priced(problem, env, objective, optimum, 0, "")
-
-
-def _priced(problem: Problem, env: Setting, objective: Name, optimum: Optimum, over: int, where: str) -> PlanReading:
-    choice = optimum.choice
-    if choice is None:
-        raise ValueError("a priced reading has a plan")
-    latency = optimum.value if objective == "latency" else evaluate(env, problem.sizes, choice).latency_s
-    return PlanReading(choice, latency, in_unit(problem, objective, optimum.value), over, where)
-
-
-def _as_written(problem: Problem, env: Setting, space: SearchSpace, objective: Name, limits: Limits) -> PlanReading:
-    """The plan as its author left it: where it does not fit, by how much and on which GPU."""
-    optimum = space_search(env, space, objective, limits).run()
-    if optimum.choice is not None:
-        return _reading(problem, env, objective, optimum)
-    lenient = space_search(env, space, objective, limits, ignore_memory=True).run()
-    if lenient.choice is None:
-        return PlanReading(None, None, None, 0, "no micro-batch of that size can be split as the plan says")
-    found = evaluate(env, problem.sizes, lenient.choice)
-    worst = max(found.devices, key=lambda d: d.memory.total_bytes - d.memory.capacity_bytes)
-    return _priced(problem, env, objective, lenient, round(optimum.excess_bytes), f"GPU {worst.rank}")
 
 
 def decisions(asked: Search, problem: Problem, optimum: Optimum) -> tuple[Decision, ...]:

@@ -6,13 +6,14 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 
 from planner.certify.question import INF, OBJECTIVES, Most
 from planner.errors import InputError
 from planner.fields import Fields
 from planner.files import parse_json, read_text
+from planner.plan import read_gpus
 from planner.problem import Problem, load_problem
 from planner.problem.library import is_path
 
@@ -20,6 +21,7 @@ SCHEMA = "planner.certificate/1"
 STATUSES = ("optimal", "feasible", "infeasible", "timeout")
 CLOSED = ("closed form", "exact program", "fixed stages", "no option", "table", "open")
 LIMITS = ("latency_s", "steady_s", "dollars", "memory_bytes", "gpus")
+PARTS = ("problem", "plan", "branches", "other_orders")
 DIGITS = 12
 MOST_BRANCHES, MOST_GPUS, MOST_BATCH = 20_000, 65_536, 2**40
 
@@ -63,10 +65,19 @@ class ModelClaim:
     effort: float
 
 
+@dataclass(frozen=True, slots=True)
+class OrderClaim:
+    """What is claimed of the plans that count the cluster's GPUs in another order (empty: as listed)."""
+
+    gpus: tuple[int, ...]
+    branches: tuple[BranchClaim, ...]
+
+
 @dataclass(frozen=True)
 class Certificate:
     """A certificate that was read: well-formed, and nothing more is known of it.
 
+    Its problem counts the GPUs of the cluster as its plan does; `others` are the other orders that were searched.
     With `any_placement` the bounds are claimed of every placement of the experts, not of those that the space lists alone.
     `value`, `bound` and `gap` are in the objective's own unit, `least` and `at_least` in what is minimized: seconds or dollars.
     """
@@ -90,6 +101,17 @@ class Certificate:
     versions: Mapping[str, object]
     facts: str
     digests: Mapping[str, object]
+    others: tuple[OrderClaim, ...] = ()
+
+    @property
+    def every_branch(self) -> tuple[BranchClaim, ...]:
+        """The branches of all orders."""
+        return (*self.branches, *(claim for other in self.others for claim in other.branches))
+
+    def of_other(self, other: OrderClaim) -> Certificate:
+        """What is claimed of another order, as a certificate of its own that claims no plan."""
+        problem = self.problem.in_order(other.gpus)
+        return replace(self, problem=problem, branches=other.branches, others=(), plan=None, model=None)
 
 
 def digest(value: object) -> str:
@@ -100,7 +122,7 @@ def digest(value: object) -> str:
 
 def digests(raw: Mapping[str, object]) -> dict[str, str]:
     """The digests of a certificate's parts and of all of it but the digests."""
-    found = {name: digest(raw.get(name)) for name in ("problem", "plan", "branches")}
+    found = {name: digest(raw.get(name)) for name in PARTS}
     return {**found, "content": digest({name: value for name, value in raw.items() if name != "digests"})}
 
 
@@ -135,20 +157,21 @@ def read_certificate(raw: dict[str, object], source: str = "") -> Certificate:
     top = Fields(raw, source)
     top.ignore(("schema", "search", "infeasibility", "interrupted", "ties", "seed"))
     objective, space, limits = top.mapping("objective"), top.mapping("space"), top.mapping("limits")
+    others = tuple(_other(claim) for claim in top.mappings("other_orders", required=True))
     claims = top.mappings("branches", required=True)
-    if len(claims) > MOST_BRANCHES:
+    if len(claims) + sum(len(other.branches) for other in others) > MOST_BRANCHES:
         raise InputError("branches", len(claims), f"at most {MOST_BRANCHES} of them", source)
     plan, model = top.maybe_mapping("plan"), top.maybe_mapping("cp_model")
     objective.ignore(("minimized",))
     found = Certificate(
-        raw, _problem(top, source), top.choice("status", STATUSES), objective.choice("name", OBJECTIVES),
+        raw, _ordered(_problem(top, source), space), top.choice("status", STATUSES), objective.choice("name", OBJECTIVES),
         objective.maybe_number("value"), objective.maybe_number("bound"), objective.maybe_number("gap"),
         objective.maybe_number("least"), _or_inf(objective, "at_least"),
         Most(**{name: _or_inf(limits, name) for name in LIMITS}), space.text("size"),
         space.choice("placements", ("listed", "any")) == "any", tuple(space.texts("rules")),
         None if plan is None else plan.values, tuple(_branch(claim) for claim in claims),
         None if model is None else _model(model),
-        top.mapping("versions").values, top.text("facts"), top.mapping("digests").values,
+        top.mapping("versions").values, top.text("facts"), top.mapping("digests").values, others,
     )  # fmt: skip
     for part in (top, objective, space, limits):
         part.done()
@@ -170,6 +193,20 @@ def _problem(top: Fields, source: str) -> Problem:
         if count > most:
             raise InputError(f"problem.{name}", count, f"at most {most}", source)
     return problem
+
+
+def _ordered(problem: Problem, space: Fields) -> Problem:
+    """The problem with its GPUs counted as the plan counts them."""
+    try:
+        return problem.in_order(read_gpus(space))
+    except ValueError as error:
+        raise space.error("gpus", str(error)) from None
+
+
+def _other(claim: Fields) -> OrderClaim:
+    found = OrderClaim(read_gpus(claim), tuple(_branch(branch) for branch in claim.mappings("branches", required=True)))
+    claim.done()
+    return found
 
 
 def _branch(claim: Fields) -> BranchClaim:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from planner.certify.document import Certificate, digests, facts_of, gap_of, read_certificate, read_raw
+from planner.certify.document import PARTS, Certificate, digests, facts_of, gap_of, read_certificate, read_raw
 from planner.certify.proof import Proof
 from planner.certify.question import INF, TOLERANCE
 from planner.certify.refusal import RefusedError
 from planner.certify.winner import check_winner
 from planner.errors import InputError
+from search_spaces.orders import order_rule
 
 SCHEMA = "planner.verification/1"
 SAMPLES, MOST_SAMPLES = 200, 100_000
@@ -86,23 +88,27 @@ def verify(
         read = read_certificate(raw, source)
         name, statement = read.problem.name, _statement(read)
         proof = Proof(read)
-        for title, look in _looks(read, proof, samples, seed):
+        others: list[Proof] = []
+        for title, look in _looks(read, proof, others, samples, seed):
             if progress:
                 progress(title)
             checks.append(Check(title, True, "not reached"))
             checks[-1] = Check(title, True, look())
-        whole = not proof.too_large
+        whole = not any(one.too_large for one in (proof, *others))
     except RefusedError as refused:
         title = checks.pop().name if checks and checks[-1].detail == "not reached" else "digests"
         checks.append(Check(title, False, str(refused)))
     return Verification(name, statement, tuple(checks), whole)
 
 
-def _looks(read: Certificate, proof: Proof, samples: int, seed: int) -> Iterator[tuple[str, Callable[[], str]]]:
-    """The checks in order, the cheap ones first."""
+def _looks(
+    read: Certificate, proof: Proof, others: list[Proof], samples: int, seed: int
+) -> Iterator[tuple[str, Callable[[], str]]]:
+    """The checks in order, the cheap ones first; `others` gets the proofs of the other orders of the GPUs."""
     yield "versions", lambda: _versions(read)
     yield "problem", lambda: _problem(read)
     yield "statement", lambda: _consistent(read)
+    others += [Proof(read.of_other(other)) for other in read.others]
     yield "plan", lambda: check_winner(read, proof.env, proof.question)
     yield "branches", proof.check_branches
     yield "closed forms", proof.check_closed_forms
@@ -110,6 +116,17 @@ def _looks(read: Certificate, proof: Proof, samples: int, seed: int) -> Iterator
     yield "experts apart", proof.check_apart
     yield "CP model", proof.check_model
     yield "samples", lambda: proof.check_samples(samples, seed)
+    for number, other in enumerate(others, 2):
+        yield f"order {number} of the GPUs", partial(_other_order, other, samples, seed)
+
+
+def _other_order(proof: Proof, samples: int, seed: int) -> str:
+    """No plan that counts the GPUs in this order is below its branches' bounds."""
+    branches, _, pipelines, apart, drawn = (
+        proof.check_branches(), proof.check_closed_forms(), proof.check_pipelines(), proof.check_apart(),
+        proof.check_samples(samples, seed),
+    )  # fmt: skip
+    return "; ".join((branches, pipelines, apart, drawn))
 
 
 def _statement(read: Certificate) -> str:
@@ -125,7 +142,7 @@ def _digests(raw: Mapping[str, object]) -> str:
     if not isinstance(written, Mapping):
         raise InputError("digests", written, "a mapping of names to digests")
     found = digests(raw)
-    for name in ("problem", "plan", "branches"):
+    for name in PARTS:
         if written.get(name) != found[name]:
             raise RefusedError(f"the digest of `{name}` is not that of what stands there: it was changed after it was written")
     if written.get("content") != found["content"] or set(written) != set(found):
@@ -156,11 +173,18 @@ def _problem(read: Certificate) -> str:
     size = str(problem.space.size())
     if read.size != size:
         raise RefusedError(f"the space has {size} plans, not {read.size}")
-    if read.rules[: len(problem.restrictions)] != problem.restrictions or (len(read.rules) > len(problem.restrictions)) != (
-        read.any_placement
+    every, claimed = problem.orders, [problem.sizes.gpus, *(other.gpus for other in read.others)]
+    if sorted(claimed) != sorted(every.gpus[: len(claimed)]):
+        raise RefusedError("the orders of the GPUs are not those that a search goes through")
+    orders = order_rule(every, len(claimed))
+    rules = tuple(rule for rule in read.rules if rule not in orders)
+    if (
+        rules[: len(problem.restrictions)] != problem.restrictions
+        or (len(rules) > len(problem.restrictions)) != read.any_placement
+        or len(read.rules) != len(rules) + len(orders)
     ):
         raise RefusedError("the rules of the space are not those that the certificate lists")
-    return f"{problem.name}: a space of {size} plans"
+    return f"{problem.name}: a space of {size} plans" + (f", the best of {len(claimed)} orders of the GPUs" if orders else "")
 
 
 def _consistent(read: Certificate) -> str:
@@ -170,7 +194,7 @@ def _consistent(read: Certificate) -> str:
     if (read.plan is None) != (read.status in ("infeasible", "timeout")):
         raise RefusedError(f"status {read.status} " + ("without a plan" if read.plan is None else "with a plan"))
     least = INF if read.least is None else read.least
-    lowest = min([least, *(claim.bound for claim in read.branches)])
+    lowest = min([least, *(claim.bound for claim in read.every_branch)])
     if read.at_least > lowest and not _same(read.at_least, lowest):
         raise RefusedError(f"the bound {read.at_least:.12g} is above {lowest:.12g}, that of a branch or the value")
     if read.status == "infeasible" and lowest != INF:

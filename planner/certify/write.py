@@ -12,12 +12,15 @@ from planner.certify.question import INF
 from planner.errors import InputError
 from planner.evaluate.setting import setting
 from planner.files import write_text_atomic
+from planner.hand_designed import in_unit, plan_dict
+from planner.problem import Problem
 from planner.problem.library import is_path
-from planner.search import Result, in_unit, plan_dict, versions
+from planner.search import Result, versions
 from planner.solve.answer import Limits
 from planner.solve.closings import Closing, closings
 from planner.solve.objective import TIE_RULE
 from planner.solve.optimum import SpaceSearch
+from search_spaces.orders import in_ranges
 
 
 def certificate(result: Result) -> dict[str, Any]:
@@ -28,7 +31,8 @@ def certificate(result: Result) -> dict[str, Any]:
     found_space, result = result.problem.space, for_any_placement(result)
     problem, optimum, raw = result.problem, result.optimum, result.problem.raw
     least = optimum.value if optimum.choice is not None else INF
-    at_least = min([least, *(closing.least for closing in result.closings)])
+    every = [*result.closings, *(closing for order in result.orders for closing in order.closings)]
+    at_least = min([least, *(closing.least for closing in every)])
     bound = in_unit(problem, result.objective, at_least) if 0 < at_least < INF else None
     for name in ("model", "cluster", "workload"):
         if is_path(raw.get(name)):
@@ -44,10 +48,15 @@ def certificate(result: Result) -> dict[str, Any]:
         "space": {
             "size": str(problem.space.size()), "rules": list(problem.restrictions),
             "placements": "any" if result.problem.space != found_space else "listed",
+            **({"gpus": in_ranges(problem.sizes.gpus)} if problem.sizes.gpus else {}),
         },
         "ties": TIE_RULE,
         "plan": plan_dict(result.choice, problem),
         "branches": [_branch(closing) for closing in result.closings],
+        "other_orders": [
+            {"gpus": in_ranges(order.gpus) or None, "branches": [_branch(closing) for closing in order.closings]}
+            for order in result.orders if order.gpus != problem.sizes.gpus
+        ],
         "cp_model": _model(result),
         "search": {
             "priced": optimum.counts.priced, "opened": optimum.counts.branches, "iterations": optimum.counts.iterations,
@@ -63,15 +72,25 @@ def certificate(result: Result) -> dict[str, Any]:
 
 def for_any_placement(result: Result) -> Result:
     """The result of a search that found placements itself, with the branches of the bound that holds for every placement."""
-    space, limits = result.problem.space, Limits(seed=result.seed, caps=result.caps)
+    space = result.problem.space
     if not space.experts.searched:
         return result
-    plain = replace(result.problem, space=replace(space, experts=replace(space.experts, searched=())))
-    env = replace(setting(plain.model, plain.workload, plain.cluster), any_placement=True)
-    asked = SpaceSearch(env, plain.space, result.objective, limits)
-    bound = asked.run(prove=False)
+
+    def plain_of(gpus: tuple[int, ...]) -> Problem:
+        ordered = result.problem.in_order(gpus)
+        return replace(ordered, space=replace(ordered.space, experts=replace(space.experts, searched=())))
+
+    plain = plain_of(result.problem.sizes.gpus)
+    orders = tuple(replace(order, closings=_for_any(plain_of(order.gpus), result)) for order in result.orders)
     optimum = replace(result.optimum, counts=replace(result.optimum.counts, model=None))
-    return replace(result, problem=plain, optimum=optimum, closings=closings(asked, bound))
+    return replace(result, problem=plain, optimum=optimum, closings=_for_any(plain, result), orders=orders)
+
+
+def _for_any(plain: Problem, result: Result) -> tuple[Closing, ...]:
+    """How the branches of a problem are closed for every placement of its experts."""
+    env = replace(setting(plain.model, plain.workload, plain.cluster), any_placement=True)
+    asked = SpaceSearch(env, plain.space, result.objective, Limits(seed=result.seed, caps=result.caps))
+    return closings(asked, asked.run(prove=False))
 
 
 def write_certificate(result: Result, path: Path) -> Path:

@@ -204,8 +204,10 @@ def _write(found: Result, out: Path, seconds: float, judged: list[JudgedProblem]
         env = setting(problem.model, problem.workload, problem.cluster)
         views = drawings(Chosen(problem, env, BEST, found.choice))
         plans = {hand.name: hand.best_completion.choice or hand.as_written.choice for hand in found.hand_designed}
-        chosen = {name: Chosen(problem, env, name, choice) for name, choice in plans.items() if choice is not None}
-        views |= listed_drawings(problem, chosen)
+        own = problem.listed
+        env = setting(own.model, own.workload, own.cluster)
+        chosen = {name: Chosen(own, env, name, choice) for name, choice in plans.items() if choice is not None}
+        views |= listed_drawings(own, chosen)
     facts = {
         "runtime_s": round(seconds, 3),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - seconds)),

@@ -71,7 +71,7 @@ class Setting:
 
     def room(self, key: Hashable) -> dict[Any, Any]:
         """A place to keep what depends on the model, the cluster, the workload but for its batch, and the key."""
-        return {} if self.rooms is None else self.rooms.room(key)
+        return {} if self.rooms is None else self.rooms.room((self.cluster.gpus, key))
 
     def once(self, name: str, key: Hashable, make: Callable[[], Made]) -> Made:
         """What `make` gives for a key, made once for all problems that share a room; the batch may not enter into it."""

@@ -57,14 +57,15 @@ class Shared:
         self._rooms = Rooms()
 
     def enter(self, model: ModelSpec, workload: Workload, cluster: Cluster) -> Rooms:
-        """What is kept for problems of this family; the batch does not count."""
-        family = (model, replace(workload, batch=1), cluster)
+        """What is kept for problems of this family; the batch does not count, nor the order of the cluster's GPUs."""
+        family = (model, replace(workload, batch=1), cluster.in_order(()))
         if family != self._family or self._rooms.bytes() > MOST_BYTES:
             self._family, self._rooms = family, Rooms()
         return self._rooms
 
 
 _current: ContextVar[Shared | None] = ContextVar("shared", default=None)
+_sites: ContextVar[dict[Hashable, Any] | None] = ContextVar("sites", default=None)
 
 
 @contextlib.contextmanager
@@ -75,6 +76,21 @@ def sharing(shared: Shared) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+@contextlib.contextmanager
+def sharing_sites() -> Iterator[None]:
+    """Searches of one problem inside this block, each with the cluster's GPUs in another order, price alike sites once."""
+    token = _sites.set({})
+    try:
+        yield
+    finally:
+        _sites.reset(token)
+
+
+def shared_sites() -> dict[Hashable, Any] | None:
+    """What is known of sites by what they look like; None outside a `sharing_sites` block."""
+    return _sites.get()
 
 
 def rooms_for(model: ModelSpec, workload: Workload, cluster: Cluster) -> Rooms | None:

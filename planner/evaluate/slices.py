@@ -1,15 +1,21 @@
-"""Stage tables by micro-batch size, so that problems that differ in their batch price each size once."""
+"""Stage tables by micro-batch size, so that problems that differ in their batch price each size once; and by site, so that
+orders of a cluster's GPUs price alike places once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
+from planner.costs.pricer import Site
 from planner.evaluate import tables
 from planner.evaluate.setting import Setting
-from planner.evaluate.tables import Bill, Block, StageTable
+from planner.evaluate.shared import shared_sites
+from planner.evaluate.tables import Array, Bill, Block, StageTable
 from planner.graph.rows import Ints
 
 
@@ -26,9 +32,12 @@ class Slice:
 
 
 def price_blocks(env: Setting, blocks: Sequence[Block]) -> list[StageTable]:
-    """The tables of `tables.price_blocks`; in a sweep only the micro-batch sizes are priced that no problem had before."""
+    """The tables of `tables.price_blocks`; in a sweep only the micro-batch sizes are priced that no problem had before, and of
+    several orders of the GPUs only the sites that look like none before.
+    """
     if env.rooms is None:
-        return tables.price_blocks(env, blocks)
+        known = shared_sites()
+        return tables.price_blocks(env, blocks) if known is None else _by_site(env, blocks, known)
     kept = [env.room(("tables", b.options)) for b in blocks]
     lacking = [tuple(s for s in b.sequences if s not in room) for b, room in zip(blocks, kept, strict=True)]
     fresh = [replace(b, sequences=sizes) for b, sizes in zip(blocks, lacking, strict=True) if sizes]
@@ -39,6 +48,61 @@ def price_blocks(env: Setting, blocks: Sequence[Block]) -> list[StageTable]:
             if table is not None:
                 room[size] = _cut(table, at)
     return [_joined(b, [room[size] for size in b.sequences]) for b, room in zip(blocks, kept, strict=True)]
+
+
+def _by_site(env: Setting, blocks: Sequence[Block], known: dict[Hashable, Any]) -> list[StageTable]:
+    """The tables, put together from those of single sites: what is lacking in `known` is priced first."""
+    fixed = env.workload, env.any_placement
+    kept: list[dict[Hashable, StageTable]] = [known.setdefault((fixed, replace(block, places=())), {}) for block in blocks]
+    looks = [[_look(env, place) for place in block.places] for block in blocks]
+    lacking = [
+        {look: place for look, place in zip(own, block.places, strict=True) if look not in room}
+        for block, own, room in zip(blocks, looks, kept, strict=True)
+    ]
+    fresh = [replace(block, places=tuple(new.values())) for block, new in zip(blocks, lacking, strict=True) if new]
+    found = iter(tables.price_blocks(env, fresh) if fresh else ())
+    for room, new in zip(kept, lacking, strict=True):
+        table = next(found) if new else None
+        for at, look in enumerate(new):
+            if table is not None:
+                room[look] = _combined(table.block, [table], partial(_site, at))
+    return [
+        _combined(block, [room[look] for look in own], np.concatenate)
+        for block, own, room in zip(blocks, looks, kept, strict=True)
+    ]
+
+
+def _site(at: int, arrays: Sequence[Array]) -> Array:
+    """One site of an array [sites, ...]."""
+    return np.ascontiguousarray(arrays[0][at : at + 1])
+
+
+def _combined(block: Block, parts: Sequence[StageTable], combine: Callable[[Sequence[Array]], Array]) -> StageTable:
+    """A table of which every array is made from those of the parts."""
+
+    def bill(bills: Sequence[Bill]) -> Bill:
+        return Bill(*(combine([getattr(bill, f.name) for bill in bills]) for f in fields(Bill)))
+
+    def end(bills: Sequence[Bill | None]) -> Bill | None:
+        there = [bill for bill in bills if bill is not None]
+        return bill(there) if there else None
+
+    return StageTable(
+        block,
+        tuple(bill(bills) for bills in zip(*(part.attention for part in parts), strict=True)),
+        tuple(bill(bills) for bills in zip(*(part.ffn for part in parts), strict=True)),
+        parts[0].own,
+        end([part.embedding for part in parts]),
+        bill([part.receive for part in parts]),
+        end([part.head for part in parts]),
+    )
+
+
+def _look(env: Setting, place: Site) -> Hashable:
+    """What the price of a stage of one GPU kind depends on: which of its GPUs share a domain, and the links of the domains."""
+    domains = [env.cluster.domain_of[rank] for rank in place]
+    number = {domain: at for at, domain in enumerate(dict.fromkeys(domains))}
+    return tuple(number[domain] for domain in domains), tuple(env.cluster.domains[domain].link for domain in number)
 
 
 def _cut(table: StageTable, at: int) -> Slice:

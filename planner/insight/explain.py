@@ -28,10 +28,12 @@ from planner.insight.classes import operator_classes
 from planner.insight.resources import ASSUMPTIONS, TIMED, measured
 from planner.insight.waiting import Waiting, waiting
 from planner.plan import choice_to_dict
+from planner.problem import Problem
 from planner.solve.answer import Limits, Optimum
 from planner.solve.experts.options import AMONG, with_found_placements
 from planner.solve.optimum import SpaceSearch
 from planner.solve.searcher import inference_only
+from search_spaces.space import SearchSpace
 from search_spaces.stages import Choice
 
 SCHEMA = "planner.explanation/1"
@@ -186,9 +188,15 @@ def explain(
     return Explanation(
         chosen, evaluation, path, operators, busiest_gpu(env, sizes, choice, parts, evaluation),
         waiting(env, sizes, choice, evaluation), fullest_gpu(evaluation), limit, _best(optimum),
-        bounds, sensitivity, changes, others, (*ASSUMPTIONS, *((AMONG,) if space is not problem.space else ()), *kept),
+        bounds, sensitivity, changes, others, (*ASSUMPTIONS, *_rules(problem, space), *kept),
         tuple(dict.fromkeys(clock.cut)),
     )  # fmt: skip
+
+
+def _rules(problem: Problem, space: SearchSpace) -> tuple[str, ...]:
+    """What the plans that it is compared with have in common, beyond the rules of the space."""
+    orders = ("other plans count the GPUs of the cluster in the same order as this one",) if problem.orders.gpus[1:] else ()
+    return (*orders, *((AMONG,) if space is not problem.space else ()))
 
 
 def fullest_gpu(evaluation: Evaluation) -> DeviceReport:

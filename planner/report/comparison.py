@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from planner.hand_designed import HandDesigned, PlanReading
 from planner.report.document import Block, Bullets, Text, table
 from planner.report.show import count, difference, gigabytes, objective_value
 from planner.report.words import plan_words
-from planner.search import HandDesigned, PlanReading, Result
+from planner.search import Result
 
 NOTE = (
     "As written: as its author left it (one micro-batch unless the plan says otherwise). Fewest micro-batches: the first count "

@@ -13,6 +13,8 @@ from planner.report.serving import serving_sections
 from planner.report.show import count, flops, gigabytes, gpus, percent, ranges, seconds, whole
 from planner.report.terms import Row, merged_rows, products, work_kind
 from planner.report.words import attention_words, batch_words, ffn_words, stage_layers
+from search_spaces.orders import in_ranges
+from search_spaces.sizes import Sizes
 from search_spaces.stages import Choice
 
 TOP_OPERATORS = 8
@@ -36,6 +38,7 @@ MEMORY_NOTE = (
 PATH_NOTE = "Operators follow each other along each line; the lines follow each other. Their seconds add up to the latency."
 EXPRESSION_NOTE = "Get_Time(m, k, n) is the time of one matrix product on one GPU; N x [...] repeats a sum."
 BUSY_NOTE = "Computing, held by collectives and waiting add up to the latency. Sends between stages run beside the computation."
+COUNTED = "GPU numbers are ranks: they count the GPUs that the cluster lists in the order {order}."
 MORE = "... and {count} more; all are in evaluation.json"
 ITEMS = (
     ("weights", "weights_bytes"), ("KV cache", "kv_cache_bytes"), ("activations", "activation_bytes"),
@@ -88,11 +91,18 @@ def plan_blocks(choice: Choice, problem: Problem, evaluation: Evaluation | None 
     rows: list[list[str]] = []
     for stage, layers in zip(choice.stages, stage_layers(choice), strict=True):
         attention, ffn = "\n".join(attention_words(stage.attention, sizes)), "\n".join(ffn_words(stage, sizes))
-        rows.append([str(len(rows)), layers, gpus(stage.devices), attention, ffn, _fullest(stage.devices, bills)])
+        rows.append([str(len(rows)), layers, _where(stage.devices, sizes), attention, ffn, _fullest(stage.devices, bills)])
     used = choice.replicas * sum(len(stage.devices) for stage in choice.stages)
     text = f"{batch_words(choice, sizes)}; {used} of {sizes.devices} GPUs in use."
     text += " GPU numbers are those of the first replica." if choice.replicas > 1 else ""
+    text += f" {COUNTED.format(order=in_ranges(sizes.gpus))}" if sizes.gpus else ""
     return Text(text), table(("stage", "layers", "GPUs", "attention", "feed-forward", "GB on the\nfullest GPU"), rows)
+
+
+def _where(devices: Sequence[int], sizes: Sizes) -> str:
+    """The ranks of a stage, and which GPUs of the cluster's list they are where that is another order."""
+    listed = f"\n= {ranges(sizes.gpus[rank] for rank in devices)} as listed" if sizes.gpus else ""
+    return gpus(devices) + listed
 
 
 def _fullest(devices: Sequence[int], bills: dict[int, Memory]) -> str:

@@ -24,12 +24,13 @@ from planner.report.evaluation import (
 from planner.report.experts import expert_blocks
 from planner.report.findings import findings_blocks
 from planner.report.serving import serving_sections
-from planner.report.show import count, objective_value, plain, safe_name, seconds
+from planner.report.show import count, difference, objective_value, plain, safe_name, seconds
 from planner.report.words import plan_words
 from planner.search import Result
 from planner.solve.decisions import MOST_GPUS, enumerated
 from planner.solve.objective import INF, Caps
 from planner.solve.searcher import tie_rule
+from search_spaces.orders import in_ranges
 
 HEADLINE = "{name}: {value}, {status} (bound {bound}, gap {gap:.2g}), {used} of {devices} GPUs"
 INFEASIBLE = "{name}: infeasible: no plan of the space fits"
@@ -96,7 +97,7 @@ def terminal_sections(result: Result, ref: str | None) -> Iterator[Section]:
     if result.choice is None or result.evaluation is None:
         yield from _no_plan(result)
     else:
-        yield Section("Best plan", plan_blocks(result.choice, problem, result.evaluation))
+        yield Section("Best plan", (*plan_blocks(result.choice, problem, result.evaluation), *order_blocks(result)))
         time = (Text(evaluation_headline(result.evaluation, problem)), *time_blocks(result.evaluation, problem))
         yield Section("Where the time goes", (*time, *_rival(result)))
         yield from _serving(result)
@@ -115,7 +116,8 @@ def markdown_sections(result: Result) -> Iterator[Section]:
     if result.choice is None or found is None:
         yield from _no_plan(result)
     else:
-        yield Section("Best plan", (*plan_blocks(result.choice, problem, found), Text(evaluation_headline(found, problem))))
+        plan = (*plan_blocks(result.choice, problem, found), *order_blocks(result))
+        yield Section("Best plan", (*plan, Text(evaluation_headline(found, problem))))
         yield Section("Where the time goes", time_blocks(found, problem))
         yield from _serving(result)
         yield Section("Matrix products of the longest path", matmul_blocks(found))
@@ -131,6 +133,22 @@ def markdown_sections(result: Result) -> Iterator[Section]:
     if problem.assumptions:
         yield Section("Assumptions of the problem", (Bullets(problem.assumptions),))
     yield Section("Sources", (source_table(problem),))
+
+
+def order_blocks(result: Result) -> Iterator[Text]:
+    """What the order of the GPUs is worth, where there is a choice."""
+    if len(result.orders) < 2 or result.value is None:
+        return
+    listed, own = result.orders[0].value, in_ranges(result.problem.sizes.gpus)
+    text = f"The order of the GPUs is the best of {len(result.orders)} that were searched"
+    if not own:
+        text += ": as the cluster lists them."
+    elif listed is None:
+        text += "; as the cluster lists them no plan fits."
+    else:
+        value = f"{objective_value(result.objective, listed)}, {difference(listed, result.value)}"
+        text += f"; as the cluster lists them the best plan comes to {value}."
+    yield Text(f"{text} What is told below of other plans holds for this order alone, but for plans that people designed.")
 
 
 def _serving(result: Result) -> Iterator[Section]:
@@ -219,7 +237,8 @@ def limits_text(caps: Caps) -> str:
 def space_blocks(result: Result) -> tuple[Block, ...]:
     """What was searched, what was left out and why, and the rules that the answer is relative to."""
     counts = result.optimum.counts
-    opened = f"{counts.branches} of {count(len(result.problem.space.branches), 'branch')} (replicas x micro-batches) opened"
+    every = sum(len(order.closings) for order in result.orders) or len(result.problem.space.branches)
+    opened = f"{counts.branches} of {count(every, 'branch')} (replicas x micro-batches) opened"
     training = result.problem.workload.phase == "training"
     solved = f"{count(counts.iterations, 'CP-SAT model')} solved, {count(counts.cuts, 'cut')}"
     if training:

@@ -58,6 +58,16 @@ class Counts:
         if count:
             self.dropped[reason] = self.dropped.get(reason, 0) + count
 
+    def plus(self, other: Counts) -> Counts:
+        """Both together; of no CP model."""
+        dropped = {
+            reason: self.dropped.get(reason, 0) + other.dropped.get(reason, 0) for reason in self.dropped | other.dropped
+        }
+        return Counts(
+            self.priced + other.priced, self.branches + other.branches, self.iterations + other.iterations,
+            self.cuts + other.cuts, dropped,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Optimum:
