@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from planner.cluster import GpuKind
 from planner.costs.memory import reserve_bytes
-from planner.evaluate.setting import setting
+from planner.evaluate.setting import Setting, setting
 from planner.solve.answer import Optimum
-from planner.solve.objective import INF, NO_CAPS, Caps
+from planner.solve.objective import INF, NO_CAPS, Caps, Name
 from planner.solve.optimum import SpaceSearch
 from planner.units import show_seconds
 
@@ -38,6 +38,28 @@ class _Relaxed:
     caps: Caps
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A search whose caps leave nothing: `ask` answers for another objective and other caps, `any_plan` will do where only
+    it matters whether one fits; `missing` bytes at least are lacking on a GPU (0: not known).
+    """
+
+    objective: Name
+    caps: Caps
+    devices: int
+    capacity: float
+    ask: Callable[[Name, Caps, bool], Optimum]
+    missing: float = 0.0
+
+    def best(self, objective: Name, caps: Caps) -> Optimum:
+        """The best plan under other caps."""
+        return self.ask(objective, caps, False)
+
+    def fits(self, **caps: float) -> bool:
+        """Whether any plan is left with some caps replaced."""
+        return self.ask(self.objective, replace(self.caps, **caps), True).choice is not None
+
+
 def relaxation(asked: SpaceSearch, optimum: Optimum) -> Relaxation:
     """Why a search that was completed has found nothing."""
     if asked.caps.none:
@@ -46,20 +68,32 @@ def relaxation(asked: SpaceSearch, optimum: Optimum) -> Relaxation:
     without = free.run(prove=False)
     if without.choice is None:
         return _memory_or_rules(free, without)
+    return relaxed_caps(Question(
+        asked.objective, asked.caps, asked.sizes.devices, largest_memory(asked.env),
+        lambda objective, caps, any_plan: _with(asked, caps, objective).run(prove=False),
+    ))  # fmt: skip
+
+
+def relaxed_caps(asked: Question) -> Relaxation:
+    """Caps leave nothing, and without them something fits: the smallest change of each that is enough alone."""
     relaxed = [found for found in (_latency(asked), _gpus(asked), _memory(asked)) if found is not None]
     if not relaxed:
-        return _together(asked, free)
-    then = _with(asked, relaxed[0].caps).run(prove=False)
+        return _together(asked)
+    then = asked.best(asked.objective, relaxed[0].caps)
     constraint = "; ".join(found.constraint for found in relaxed)
     return Relaxation(constraint, ", or ".join(found.change for found in relaxed), then.value if then.choice else None)
 
 
-def _with(asked: SpaceSearch, caps: Caps, **memory: float) -> SpaceSearch:
+def largest_memory(env: Setting) -> int:
+    """Bytes of the GPU that has most."""
+    return max(kind.memory_bytes for kind in env.cluster.kinds.values())
+
+
+def _with(asked: SpaceSearch, caps: Caps, objective: Name | None = None) -> SpaceSearch:
     """The same question under other caps; priced anew only where the memory differs."""
-    if caps.memory_bytes == asked.caps.memory_bytes and not memory:
-        return asked.asking(asked.objective, caps)
-    limits = replace(asked.limits, caps=caps)
-    return SpaceSearch(asked.env, asked.space, asked.objective, limits, **memory)  # type: ignore[arg-type]
+    if caps.memory_bytes == asked.caps.memory_bytes:
+        return asked.asking(objective or asked.objective, caps)
+    return SpaceSearch(asked.env, asked.space, objective or asked.objective, replace(asked.limits, caps=caps))
 
 
 def _memory_or_rules(asked: SpaceSearch, optimum: Optimum) -> Relaxation:
@@ -67,14 +101,22 @@ def _memory_or_rules(asked: SpaceSearch, optimum: Optimum) -> Relaxation:
     lenient = SpaceSearch(asked.env, asked.space, asked.objective, asked.limits, ignore_memory=True).run()
     if lenient.choice is None:
         return Relaxation("the rules of the space", "leave more decisions open: no plan obeys its pins and rules", None)
-    kinds = list(asked.env.cluster.kinds.values())
-    capacity = max(kind.memory_bytes for kind in kinds)
-    useful = 1.0 - max(_reserve_growth(kind) for kind in kinds)
-    total = math.ceil((capacity + optimum.excess_bytes / useful) / GB) * GB  # whole gigabytes: memory is bought no finer
-    more = _with_larger_gpus(asked, total - capacity)
+    return larger_gpus(
+        asked.env, optimum, lambda env: SpaceSearch(env, asked.space, asked.objective, asked.limits).run(prove=False)
+    )
+
+
+def larger_gpus(env: Setting, optimum: Optimum, ask: Callable[[Setting], Optimum]) -> Relaxation:
+    """The least memory in whole gigabytes, on each GPU alike, with which a plan fits; `ask` answers for larger GPUs."""
+    kinds = list(env.cluster.kinds.values())
+    capacity, useful = largest_memory(env), 1.0 - max(_reserve_growth(kind) for kind in kinds)
+    total, found = float(capacity), optimum
+    while found.choice is None and found.complete and 0 < found.excess_bytes < INF:  # bytes that are lacking are known from below
+        total = math.ceil((total + found.excess_bytes / useful) / GB) * GB  # memory is bought no finer
+        found = ask(_with_larger_gpus(env, total - capacity))
     text = f"{(total - capacity) / GB:.2f} GB more"
     text = f"{total / GB:.0f} GB of memory on each GPU ({text})" if len(kinds) == 1 else f"{text} memory on each GPU"
-    return Relaxation("memory of a GPU", text, more.value if more.choice is not None else None)
+    return Relaxation("memory of a GPU", text, found.value if found.choice is not None else None)
 
 
 def _reserve_growth(kind: GpuKind) -> float:
@@ -82,20 +124,18 @@ def _reserve_growth(kind: GpuKind) -> float:
     return (reserve_bytes(replace(kind, memory_bytes=2 * kind.memory_bytes)) - reserve_bytes(kind)) / kind.memory_bytes
 
 
-def _with_larger_gpus(asked: SpaceSearch, more_bytes: float) -> Optimum:
-    """The answer on the cluster whose GPUs have so much more memory."""
-    env = asked.env
+def _with_larger_gpus(env: Setting, more_bytes: float) -> Setting:
+    """The cluster whose GPUs have so much more memory."""
     kinds = {name: replace(k, memory_bytes=k.memory_bytes + round(more_bytes)) for name, k in env.cluster.kinds.items()}
-    larger = setting(env.model, env.workload, replace(env.cluster, kinds=kinds))
-    return SpaceSearch(larger, asked.space, asked.objective, asked.limits).run(prove=False)
+    return setting(env.model, env.workload, replace(env.cluster, kinds=kinds))
 
 
-def _latency(asked: SpaceSearch) -> _Relaxed | None:
+def _latency(asked: Question) -> _Relaxed | None:
     """The least latency under the other caps."""
     most = asked.caps.latency_s
     if most == INF:
         return None
-    fastest = asked.asking("latency", replace(asked.caps, latency_s=INF)).run(prove=False)
+    fastest = asked.best("latency", replace(asked.caps, latency_s=INF))
     if fastest.choice is None or not fastest.complete:
         return None
     needed = _rounded_up(fastest.value * 1e3)
@@ -111,33 +151,27 @@ def _rounded_up(value: float) -> float:
     return math.ceil(value / step) * step
 
 
-def _gpus(asked: SpaceSearch) -> _Relaxed | None:
+def _gpus(asked: Question) -> _Relaxed | None:
     """The fewest GPUs under the other caps."""
     most = asked.caps.gpus
     if most == INF:
         return None
-
-    def fits(count: int) -> bool:
-        return asked.asking(asked.objective, replace(asked.caps, gpus=count)).run(prove=False).choice is not None
-
-    least = _least(fits, int(most), asked.sizes.devices)
+    least = _least(lambda count: asked.fits(gpus=count), int(most), asked.devices)
     if least is None:
         return None
     text = f"{int(most)} GPU{'s' if most > 1 else ''} are too few"
     return _Relaxed(text.replace("1 GPU are", "1 GPU is"), f"{least} GPUs", replace(asked.caps, gpus=least))
 
 
-def _memory(asked: SpaceSearch) -> _Relaxed | None:
+def _memory(asked: Question) -> _Relaxed | None:
     """The least memory of each GPU under the other caps."""
     most = asked.caps.memory_bytes
     if most == INF:
         return None
-
-    def fits(steps: int) -> bool:
-        return _with(asked, replace(asked.caps, memory_bytes=steps * FINEST_BYTES)).run(prove=False).choice is not None
-
-    capacity = max(kind.memory_bytes for kind in asked.env.cluster.kinds.values())
-    least = _least(fits, math.floor(most / FINEST_BYTES), math.ceil(capacity / FINEST_BYTES))
+    lacking = math.ceil((most + asked.missing) / FINEST_BYTES) - 1 if asked.missing else math.floor(most / FINEST_BYTES)
+    least = _least(
+        lambda steps: asked.fits(memory_bytes=steps * FINEST_BYTES), lacking, math.ceil(asked.capacity / FINEST_BYTES)
+    )
     if least is None:
         return None
     needed = least * FINEST_BYTES
@@ -151,15 +185,16 @@ def _least(fits: Callable[[int], bool], low: int, high: int) -> int | None:
     """The least whole number in (low, high] that fits, if high does; what fits goes on fitting above."""
     if high <= low or not fits(high):
         return None
+    middle = low + 1  # what is known to be lacking is often all that is
     while high - low > 1:
-        middle = (low + high) // 2
         low, high = (low, middle) if fits(middle) else (middle, high)
+        middle = (low + high) // 2
     return high
 
 
-def _together(asked: SpaceSearch, free: SpaceSearch) -> Relaxation:
+def _together(asked: Question) -> Relaxation:
     """No cap alone is at fault: what the fastest plan of all needs."""
-    fastest = free.asking("latency", NO_CAPS).run(prove=False)
+    fastest = asked.best("latency", NO_CAPS)
     if fastest.choice is None:
         raise ValueError("without caps a plan fits")
     used = fastest.choice.replicas * sum(len(stage.devices) for stage in fastest.choice.stages)

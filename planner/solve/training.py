@@ -75,9 +75,11 @@ class TrainingSearch:
         other.frames, other.started = other.ordered(), time.monotonic()
         return other
 
-    def run(self, cutoff: float = INF, *, progress: Progress | None = None, keep: Keep | None = None) -> Optimum:
+    def run(
+        self, cutoff: float = INF, *, progress: Progress | None = None, keep: Keep | None = None, any_plan: bool = False
+    ) -> Optimum:
         """The best plan below `cutoff` (of those that `keep` allows) with its bound; an interrupted or timed out
-        search gives the best so far.
+        search gives the best so far, and where `any_plan` will do, the first that is found ends it.
         """
         best: Found | None = None
         bound, complete, interrupted = INF, True, False
@@ -94,7 +96,10 @@ class TrainingSearch:
                 better = self._of_frame(frame, most, best, keep)
                 if better is not best and better is not None:
                     best = better
-                    say(f"{best.value:.6g}: {frame.replicas} replicas x {len(frame.devices)} stages")
+                    say(f"best so far {best.value:.6g}: {frame.replicas} replicas x {len(frame.devices)} stages")
+                    if any_plan:
+                        complete, bound = False, least
+                        break
         except KeyboardInterrupt:
             complete, interrupted, bound = False, True, self.frames[0][0] if self.frames else INF
         if best is None:

@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from planner.solve.answer import Optimum
-from planner.solve.objective import INF, NO_CAPS
-from planner.solve.relaxation import Relaxation
+from planner.solve.objective import INF, NO_CAPS, Caps, Name
+from planner.solve.relaxation import Question, Relaxation, larger_gpus, largest_memory, relaxed_caps
 from planner.solve.training import TrainingSearch
-
-GB = 1e9
 
 
 def training_relaxation(asked: TrainingSearch, optimum: Optimum) -> Relaxation:
     """Why a completed search has found nothing: a limit of the search, the memory, or the rules of the space."""
-    caps = asked.limits.caps
-    if not caps.none:
-        free = _anew(asked, without_caps=True)
-        found = free.run()
+    if not asked.limits.caps.none:
+        free = _anew(asked, NO_CAPS)
+        found = free.run(any_plan=True)
         if found.choice is not None:
-            limits = {
-                "the latency limit": f"a latency of {found.value:.4g} s" if caps.latency_s < INF else "",
-                "the GPU limit": "more GPUs" if caps.gpus < INF else "",
-                "the memory limit": "the memory that the GPUs have" if caps.memory_bytes < INF else "",
-            }
-            named = {name: change for name, change in limits.items() if change}
-            return Relaxation("; ".join(named), ", or ".join(named.values()), found.value)
+            return relaxed_caps(_question(asked, optimum))
         asked, optimum = free, found
     if optimum.excess_bytes == INF:
         return Relaxation("the rules of the space", "leave more decisions open", None)
-    kinds = asked.env.cluster.kinds.values()
-    most = max(kind.memory_bytes for kind in kinds)
-    needed = math.ceil((most + optimum.excess_bytes) / GB)
-    then = _anew(asked, without_caps=True, ignore_memory=True).run()
-    over = f"{optimum.excess_bytes / GB:.2f} GB over the {most / GB:.0f} GB of its fullest GPU"
-    return Relaxation(
-        f"memory: the plan that comes nearest is {over}",
-        f"GPUs of {needed} GB, more of them, or `zero` and `recompute` opened where the space pins them",
-        then.value if then.choice is not None else None,
-    )
+    return larger_gpus(asked.env, optimum, lambda env: TrainingSearch(env, asked.space, asked.objective, asked.limits).run())
 
 
-def _anew(asked: TrainingSearch, *, without_caps: bool, ignore_memory: bool = False) -> TrainingSearch:
-    limits = replace(asked.limits, caps=NO_CAPS) if without_caps else asked.limits
-    return TrainingSearch(asked.env, asked.space, asked.objective, limits, ignore_memory=ignore_memory)
+def _question(asked: TrainingSearch, optimum: Optimum) -> Question:
+    """The search, to be asked again under other caps: priced anew where they are on memory or GPUs."""
+    own = asked.limits.caps
+
+    def ask(objective: Name, caps: Caps, any_plan: bool) -> Optimum:
+        same = (caps.memory_bytes, caps.gpus) == (own.memory_bytes, own.gpus)
+        again = asked.asking(objective, caps) if same else _anew(asked, caps, objective)
+        return again.run(any_plan=any_plan)
+
+    missing = 0.0 if optimum.excess_bytes == INF else optimum.excess_bytes
+    return Question(asked.objective, own, asked.sizes.devices, largest_memory(asked.env), ask, missing)
+
+
+def _anew(asked: TrainingSearch, caps: Caps, objective: Name | None = None) -> TrainingSearch:
+    return TrainingSearch(asked.env, asked.space, objective or asked.objective, replace(asked.limits, caps=caps))
