@@ -176,7 +176,7 @@ class ApartBranch:
 
     def _fastest(self, near: Near) -> float:
         """Least seconds of a micro-batch on an attention side, inf where it can be split by no option."""
-        usable = near.usable(self.plans.sizes, self.sequences)
+        usable = near.options.usable(self.plans.sizes, self.sequences)
         return float(np.where(usable, near.seconds(self.env, self.batch), np.inf).min(initial=INF))
 
     def _floor(self, used: Ints, rate: Array, chain: Array, load: Array) -> Array:
@@ -241,8 +241,8 @@ class ApartBranch:
         first, case = np.unique(key, return_index=True, return_inverse=True)[1:]
         own = [splits[number] for number in pairs.split[first].tolist()]
         chosen = [split.placements[q] for split, q in zip(own, pairs.placement[first].tolist(), strict=True)]
-        tables = self.plans.near
-        laid = [tables[s.near].table.block.splits[t].laid(s.near) for s, t in zip(own, token[first].tolist(), strict=True)]
+        sides = self.plans.near
+        laid = [sides[s.near].options.splits[t].laid(s.near) for s, t in zip(own, token[first].tolist(), strict=True)]
         (placements, placement), (nears, near), (fars, far) = (
             _numbered(chosen),
             _numbered(laid),

@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.certify.branch import Branch
+from planner.certify.options import Options, attention_options
 from planner.certify.thin import needed_pairs
 from planner.evaluate.separate import TRANSFER_BUFFERS, AttentionSide, Cases, ExpertSide, expert_sides, fixed_bytes
 from planner.evaluate.setting import Setting
-from planner.evaluate.tables import Bill, Block, FfnOption, StageTable, price_blocks
+from planner.evaluate.tables import Bill, Block, StageTable, price_blocks
 from search_spaces.experts import ExpertPlacement
 from search_spaces.sizes import Sizes
-from search_spaces.space import SearchSpace, nested, token_split
+from search_spaces.space import SearchSpace
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 Ranks = tuple[int, ...] | range
 Ways = tuple[str, int]
 """GPU kind and number of the GPUs of the experts."""
@@ -29,40 +29,21 @@ Hosts = tuple[Ranks, tuple[ExpertPlacement, ...]]
 
 @dataclass(frozen=True)
 class Near:
-    """Ways to run attention and dense FFNs on given ranks, priced: partitions [A] with the token split and the batch parts of
-    each, and which FFN options [F] go with it: `pairs` [A, F].
-    """
+    """Ways to run attention and dense FFNs on given ranks, with their prices."""
 
+    options: Options
     table: StageTable
-    pairs: Bools
-    split: Ints
-    parts: Ints
-
-    @property
-    def ranks(self) -> Ranks:
-        """Where it stands."""
-        return self.table.block.places[0]
-
-    @property
-    def shards(self) -> Ints:
-        """Token shards of every partition [A]."""
-        return np.array(self.table.block.shards, dtype=np.int64)[self.split]
-
-    def usable(self, sizes: Sizes, sequences: int) -> Bools:
-        """The pairs [A, F] that a micro-batch can be split by; tokens leave for their experts from every GPU."""
-        enough = len(self.ranks) <= sequences * sizes.query_length
-        return np.asarray(self.pairs & ((sequences % self.parts == 0) & enough)[:, None])
 
     def seconds(self, env: Setting, batch: int) -> Array:
         """Seconds that the attention GPUs spend on a micro-batch, whatever the experts ask of them [A, F]."""
-        own, beside = np.zeros(self.split.size), np.zeros((len(self.table.block.splits), len(self.table.block.ffns)))
+        own, beside = np.zeros(self.options.split.size), np.zeros((len(self.options.splits), len(self.options.ffns)))
         for end in (self.table.embedding, self.table.head):
             beside = beside if end is None else beside + end.seconds[0, batch][:, None]
         for kind, count in enumerate(layers_of_kind(env)):
             own = own + count * self.table.attention[kind].seconds[0, batch]
             if not env.kinds[kind].moe:
                 beside = beside + count * self.table.ffn[kind].seconds[0, batch][:, self.table.own[kind]]
-        return np.asarray(own[:, None] + beside[self.split])
+        return np.asarray(own[:, None] + beside[self.options.split])
 
 
 @dataclass(frozen=True)
@@ -83,34 +64,23 @@ class NearRows:
 
 def near_sides(env: Setting, space: SearchSpace, sequences: tuple[int, ...], places: list[Ranks]) -> dict[Ranks, Near]:
     """The attention sides on given ranks; those without options are left out."""
-    own, sizes, blocks = space.pinned(0), space.sizes, dict[Ranks, Block]()
+    options, blocks = dict[Ranks, Options](), list[Block]()
     for ranks in places:
-        partitions = tuple(own.attention.partitions(sizes, len(ranks)))
-        ffns = tuple(FfnOption(ways) for ways in own.mlp_choices(len(ranks)))
-        if partitions and ffns:
-            splits = tuple(dict.fromkeys(token_split(sizes, p) for p in partitions))
+        own = attention_options(space, len(ranks))
+        if own is not None:
+            options[ranks] = own
             kind = env.cluster.device_kinds[ranks[0]]
-            blocks[ranks] = Block(kind, (tuple(ranks),), sequences, partitions, ffns, splits)
-    tables = price_blocks(env, list(blocks.values())) if blocks else []
-    found = {ranks: _near(sizes, table) for ranks, table in zip(blocks, tables, strict=True)}
-    return {ranks: near for ranks, near in found.items() if near.pairs.any()}
-
-
-def _near(sizes: Sizes, table: StageTable) -> Near:
-    block, ways = table.block, table.block.width
-    splits = [token_split(sizes, p) for p in block.partitions]
-    pairs = [[nested(split.shards, ways // ffn.mlp_ways) for ffn in block.ffns] for split in splits]
-    number = {split: i for i, split in enumerate(block.splits)}
-    index, parts = [number[split] for split in splits], [p.batch_parts for p in block.partitions]
-    return Near(table, np.array(pairs, dtype=np.bool_), np.array(index, dtype=np.int64), np.array(parts, dtype=np.int64))
+            blocks.append(Block(kind, (tuple(ranks),), sequences, own.partitions, own.ffns, own.splits))
+    tables = price_blocks(env, blocks) if blocks else []
+    return {ranks: Near(own, table) for (ranks, own), table in zip(options.items(), tables, strict=True)}
 
 
 def near_rows(env: Setting, sizes: Sizes, near: Near, batch: int, branch: Branch) -> NearRows:
     """The options of one side for the micro-batches of a branch."""
-    table, usable = near.table, near.usable(sizes, branch.sequences)
-    resident = np.ceil(sizes.batch // branch.replicas / near.parts)
-    a, f = needed_pairs(table, batch, usable, near.split, resident)
-    split = near.split[a]
+    own, table = near.options, near.table
+    resident = np.ceil(sizes.batch // branch.replicas / own.parts)
+    a, f = needed_pairs(table, batch, own.usable(sizes, branch.sequences), own.split, resident)
+    split = own.split[a]
 
     def taken(bill: Bill | None, *at: Ints) -> Bill:
         if bill is None:
@@ -121,7 +91,7 @@ def near_rows(env: Setting, sizes: Sizes, near: Near, batch: int, branch: Branch
     dense = tuple(None if kind.moe else taken(table.ffn[i], split, table.own[i][f]) for i, kind in enumerate(env.kinds))
     bills = AttentionSide(attention, dense, taken(table.embedding, split), taken(table.head, split))
     held = _near_bytes(env, bills, table.block.kind, resident[a])
-    return NearRows(split, near.shards[a], resident[a], near.seconds(env, batch)[a, f], held, bills)
+    return NearRows(split, own.shards[a], resident[a], near.seconds(env, batch)[a, f], held, bills)
 
 
 def _near_bytes(env: Setting, bills: AttentionSide, kind: str, resident: Array) -> Array:

@@ -6,6 +6,9 @@ import random
 from functools import cached_property
 from itertools import pairwise
 
+import numpy as np
+
+from planner.certify.options import Options, attention_options, stage_options
 from planner.certify.question import Question
 from planner.evaluate.measures import measures
 from planner.evaluate.pipeline import feedback_seconds, send_seconds
@@ -14,10 +17,11 @@ from planner.evaluate.stage import intervals, stage_price, view
 from planner.evaluate.tables import Block, FfnOption, StageTable, price_blocks
 from search_spaces.attention import AttentionPartition
 from search_spaces.sizes import Sizes
-from search_spaces.space import SearchSpace, StageOption, token_split
+from search_spaces.space import SearchSpace, token_split
 from search_spaces.stages import Choice, StageChoice
 
 Ranks = tuple[int, ...]
+Chosen = tuple[AttentionPartition, FfnOption]
 StageKey = tuple[Ranks, int, AttentionPartition, FfnOption]
 
 APART = 0.25
@@ -63,11 +67,12 @@ class Sampler:
         return {}
 
     def _apart(self, replicas: int, micro_batches: int, near: Ranks, far: Ranks) -> Choice | None:
-        option = self._option((len(near), len(far)), 0, self.space.sequences(replicas, micro_batches))
+        option = self._option(len(near), 0, self.space.sequences(replicas, micro_batches), apart=True)
+        placements = list(self.space.pinned(0).experts.separate(self.sizes, len(far)))
         waves = self.space.waves(micro_batches)
-        if option is None or not waves:
+        if option is None or not waves or not placements:
             return None
-        stage = StageChoice(self.sizes.layers, near + far, option.attention, option.mlp_ways, option.experts)
+        stage = StageChoice(self.sizes.layers, near + far, option[0], option[1].mlp_ways, self.random.choice(placements))
         return Choice(replicas, micro_batches, (stage,), self.random.choice(waves))
 
     def _pipeline(self, replicas: int, micro_batches: int) -> Choice | None:
@@ -77,10 +82,10 @@ class Sampler:
         stages = []
         for index, (layers, devices) in enumerate(shape):
             sequences = self.space.sequences(replicas, micro_batches)
-            option = self._option((len(devices), 0), index, sequences)
+            option = self._option(len(devices), index if self.space.layout else None, sequences, apart=False)
             if option is None:
                 return None
-            stages.append(StageChoice(layers, devices, option.attention, option.mlp_ways, option.experts))
+            stages.append(StageChoice(layers, devices, option[0], option[1].mlp_ways, option[1].experts))
         return Choice(replicas, micro_batches, tuple(stages))
 
     def _shape(self, stride: int) -> list[tuple[int, tuple[int, ...]]] | None:
@@ -118,17 +123,22 @@ class Sampler:
         pair = self.random.choice(narrow), self.random.choice(narrow)
         return [some] * first + [max(other, 1)] * rest, [pair[0]] * first + [pair[1]] * rest
 
-    def _option(self, ways: tuple[int, int], index: int, sequences: int) -> StageOption | None:
-        """An option of a stage (with GPUs for experts alone, if any) that splits a micro-batch of so many sequences."""
-        key = (ways, index if self.space.layout else 0, sequences)
-        if key not in self._options:
-            own = index if self.space.layout else None
-            every = self.space.separate_options(*ways, 0) if ways[1] else self.space.options(ways[0], own)
-            self._options[key] = [o for o in every if self.space.fits_micro_batch(o, ways[0], sequences)]
-        return self.random.choice(self._options[key]) if self._options[key] else None
+    def _option(
+        self, ways: int, index: int | None, sequences: int, *, apart: bool
+    ) -> tuple[AttentionPartition, FfnOption] | None:
+        """Attention and FFN of a stage (or of the attention GPUs alone) that split a micro-batch of so many sequences."""
+        known = (ways, index, apart)
+        if known not in self._options:
+            self._options[known] = attention_options(self.space, ways) if apart else stage_options(self.space, ways, index)
+        own = self._options[known]
+        at = np.zeros(0) if own is None else np.flatnonzero(own.usable(self.sizes, sequences))
+        if own is None or not at.size:
+            return None
+        a, f = divmod(int(at[self.random.randrange(at.size)]), len(own.ffns))
+        return own.partitions[a], own.ffns[f]
 
     @cached_property
-    def _options(self) -> dict[tuple[tuple[int, int], int, int], list[StageOption]]:
+    def _options(self) -> dict[tuple[int, int | None, bool], Options | None]:
         return {}
 
 

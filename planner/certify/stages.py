@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
@@ -11,77 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.certify.branch import TooLargeError
+from planner.certify.options import Options, stage_options
 from planner.certify.thin import needed_pairs
 from planner.evaluate.pipeline import crossing_fraction, feedback_seconds, send_seconds
 from planner.evaluate.setting import Setting
 from planner.evaluate.stage import Intervals, intervals, stage_price, view
-from planner.evaluate.tables import Block, FfnOption, StageTable, price_blocks
-from search_spaces.sizes import Sizes
-from search_spaces.space import SearchSpace, StageOption, token_split
+from planner.evaluate.tables import Block, StageTable, price_blocks
+from search_spaces.space import SearchSpace
 from search_spaces.stages import block_pattern
 
 Array = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 ROWS = 2_000_000
 """Prices that are held at once."""
 MOST_PRICES = 1_500_000_000
 """Prices of stages (options x layer intervals) of one certificate, about a minute; branches beyond it are given up."""
-
-
-@dataclass(frozen=True)
-class Ground:
-    """Stages of one width that look alike from inside: the first of their places, and every option with what it splits.
-
-    `parts` and `shards` [options]: batch parts and token shards that a micro-batch must be split into; `pair` [options]: index
-    into the partitions x FFN options of the block; `split` [A]: index of each partition's token split in the block.
-    """
-
-    block: Block
-    options: tuple[StageOption, ...]
-    pair: NDArray[np.int64]
-    parts: NDArray[np.int64]
-    shards: NDArray[np.int64]
-    split: NDArray[np.int64]
-
-    def matrix(self, usable: NDArray[np.int64]) -> Bools:
-        """Which partitions and FFN options [A, F] some of the pairs are."""
-        found = np.zeros(len(self.block.partitions) * len(self.block.ffns), dtype=np.bool_)
-        found[usable] = True
-        return found.reshape(len(self.block.partitions), -1)
-
-    @property
-    def batch_parts(self) -> Array:
-        """Batch parts of every partition [A]."""
-        return np.array([p.batch_parts for p in self.block.partitions], dtype=np.float64)
-
-    def splits(self, sizes: Sizes, sequences: int) -> Bools:
-        """Which options a micro-batch of `sequences` can be split by."""
-        return np.asarray((sequences % self.parts == 0) & (self.shards <= sequences * sizes.query_length))
-
-
-def ground(
-    space: SearchSpace, kind: str, place: tuple[int, ...], sequences: tuple[int, ...], index: int | None
-) -> Ground | None:
-    """The options of a stage on `place`; None where there are none."""
-    sizes, ways = space.sizes, len(place)
-    options = space.options(ways, index)
-    if not options:
-        return None
-    partitions = tuple(dict.fromkeys(o.attention for o in options))
-    ffns = tuple(dict.fromkeys(FfnOption(o.mlp_ways, o.experts) for o in options))
-    at = {p: i for i, p in enumerate(partitions)}, {f: i for i, f in enumerate(ffns)}
-    pair = [at[0][o.attention] * len(ffns) + at[1][FfnOption(o.mlp_ways, o.experts)] for o in options]
-    residual = {p: token_split(sizes, p) for p in partitions}
-    shards = [ways if _dispatches(o) else max(residual[o.attention].shards, ways // o.mlp_ways) for o in options]
-    parts = [o.attention.batch_parts for o in options]
-    number = {split: i for i, split in enumerate(dict.fromkeys(residual.values()))}
-    block = Block(kind, (place,), sequences, partitions, ffns, tuple(number))
-    columns = pair, parts, shards, [number[split] for split in residual.values()]
-    return Ground(block, options, *(np.array(column, dtype=np.int64) for column in columns))
-
-
-def _dispatches(option: StageOption) -> bool:
-    return option.experts is not None and option.experts.form == "dispatch"
 
 
 class StageTimes:
@@ -130,7 +72,7 @@ class StageTimes:
         return self.space.regular and self.space.ground.uniform
 
     @cached_property
-    def grounds(self) -> dict[object, tuple[Ground, StageTable]]:
+    def grounds(self) -> dict[object, tuple[Options, StageTable]]:
         """Every site with its options and their prices; of a space whose stages are fixed by their number."""
         places: dict[object, tuple[int, ...]] = {}
         if self.space.layout:
@@ -141,13 +83,18 @@ class StageTimes:
                 site = self.site(first, width)
                 if site is not None:
                     places.setdefault(site, tuple(range(first, first + width)))
-        found = {}
+        found, blocks, known = dict[object, Options](), list[Block](), dict[object, Options | None]()
         for key, place in places.items():
             index = key if isinstance(key, int) else None
-            one = ground(self.space, self.env.cluster.device_kinds[place[0]], place, self.sequences, index)
-            if one is not None:
-                found[key] = one
-        tables = price_blocks(self.env, [g.block for g in found.values()]) if found else []
+            alike = (len(place), index)
+            if alike not in known:
+                known[alike] = stage_options(self.space, *alike)
+            own = known[alike]
+            if own is not None:
+                kind = self.env.cluster.device_kinds[place[0]]
+                found[key] = own
+                blocks.append(Block(kind, (place,), self.sequences, own.partitions, own.ffns, own.splits))
+        tables = price_blocks(self.env, blocks) if found else []
         return dict(zip(found, zip(found.values(), tables, strict=True), strict=True))
 
     def _places(self) -> Iterator[tuple[int, int]]:
@@ -169,14 +116,14 @@ class StageTimes:
         if site not in self.grounds:
             return best
         own, table = self.grounds[site]
-        usable = own.pair[own.splits(self.sizes, sequences)]
-        if not usable.size:
+        usable = own.usable(self.sizes, sequences)
+        if not usable.any():
             return best
-        kind = self.env.cluster.kinds[own.block.kind]
+        kind = self.env.cluster.kinds[table.block.kind]
         capacity = min(float(kind.memory_bytes), self.most_memory)
         batch = self.sequences.index(sequences)
-        resident = np.ceil(sequences * micro_batches / own.batch_parts)
-        partitions, ffns = needed_pairs(table, batch, own.matrix(usable), own.split, resident)
+        resident = np.ceil(sequences * micro_batches / own.parts)
+        partitions, ffns = needed_pairs(table, batch, usable, own.split, resident)
         v = view(self.env, self.sizes, table, 0, batch, sequences * micro_batches, partitions, ffns, paired=True)
         step = max(1, ROWS // partitions.size)
         self.spent += best.size * partitions.size
@@ -215,17 +162,16 @@ class StageTimes:
         least, thrift = np.full(kinds, np.inf), np.full(kinds, np.inf)
         batch = self.sequences.index(sequences)
         for own, table in self.grounds.values():
-            usable = own.pair[own.splits(self.sizes, sequences)]
-            if not usable.size:
+            a, f = np.nonzero(own.usable(self.sizes, sequences))
+            if not a.size:
                 continue
-            a, f = np.divmod(usable, len(own.block.ffns))
             shard = own.split[a]
             for kind in range(kinds):
                 seconds = (
                     table.attention[kind].seconds[0, batch, a] + table.ffn[kind].seconds[0, batch, shard, table.own[kind][f]]
                 )
                 least[kind] = min(least[kind], float(seconds.min()))
-                thrift[kind] = min(thrift[kind], float(seconds.min()) * own.block.width)
+                thrift[kind] = min(thrift[kind], float(seconds.min()) * table.block.width)
         return least, thrift
 
     def send(self, at: int, before: int, after: int, sequences: int) -> float:

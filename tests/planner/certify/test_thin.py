@@ -49,8 +49,8 @@ def prices(problem: Problem, times: StageTimes) -> Iterator[tuple[tuple[object, 
     for site, (own, table) in times.grounds.items():
         for replicas, micro_batches in space.branches:
             sequences = space.sequences(replicas, micro_batches)
-            usable, batch = own.pair[own.splits(space.sizes, sequences)], times.sequences.index(sequences)
-            if usable.size:
+            usable, batch = own.usable(space.sizes, sequences).ravel(), times.sequences.index(sequences)
+            if usable.any():
                 price = stage_price(view(env, space.sizes, table, 0, batch, sequences * micro_batches), times.rows[0])
                 seconds, memory = (x.reshape(x.shape[0], -1)[:, usable] for x in (price.seconds, price.memory))
                 yield (site, sequences, micro_batches), seconds, memory
@@ -80,7 +80,7 @@ def test_the_fastest_layers_are_those_of_the_single_options(problem: Problem) ->
         for own, table in times.grounds.values():
             batch = times.sequences.index(sequences)
             v = view(env, problem.space.sizes, table, 0, batch, sequences)
-            usable = own.pair[own.splits(problem.space.sizes, sequences)]
+            usable = own.usable(problem.space.sizes, sequences).ravel()
             for kind in range(len(env.kinds)):
                 seconds = (v.attention(kind).seconds[:, None] + v.ffn(kind).seconds).ravel()[usable]
                 least[kind] = min(least[kind], seconds.min(initial=np.inf))
