@@ -94,7 +94,8 @@ class Places:
 
     def stage_shape(self, site: Sequence[int], stride: int, size: int) -> GroupShape:
         """The shape of the groups of `size` places, `stride` apart, that partition the places of a stage."""
-        places, block = np.asarray(site, dtype=np.int64), stride * size
+        places = np.arange(site.start, site.stop) if isinstance(site, range) else np.asarray(site, dtype=np.int64)
+        block = stride * size
         whole = places.size - places.size % block
         family = [places[:whole].reshape(-1, size, stride).transpose(0, 2, 1).reshape(-1, size)]
         each, more = divmod(places.size - whole, stride)  # the first groups of the rest have one rank more than the others

@@ -96,10 +96,22 @@ class Pricer:
             found = source.elementwise(op.bytes)
         return np.where(np.asarray(op.exists, dtype=bool), found, 0.0)
 
+    def _each(self, role: Role, sites: Sites) -> list[Array]:
+        """Seconds of every operator; those that are given the very same sizes, as the steps of a ring are, are priced once."""
+        known: dict[tuple[object, ...], Array] = {}
+        found = []
+        for op in role.ops:
+            same = (op.m, op.k, op.n, op.batch, op.attention, op.group, op.bytes, op.exists, op.flows)
+            key = (op.kind, op.dtype, *map(id, same))
+            if key not in known:
+                known[key] = self.seconds(op, sites)
+            found.append(known[key])
+        return found
+
     def bill(self, role: Role, sites: Sites) -> RoleBill:
         """Seconds (longest path over both streams), memory and traffic of a role per row."""
         rows = sites.index.shape
-        seconds = longest_path(role, [np.broadcast_to(self.seconds(op, sites), rows) for op in role.ops])
+        seconds = longest_path(role, [np.broadcast_to(found, rows) for found in self._each(role, sites)])
         weights, sent = np.zeros(rows), np.zeros(rows)
         for op in role.ops:
             for shard in op.weights:

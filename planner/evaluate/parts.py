@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from planner.cluster import Cluster
 from planner.costs.pricer import Site
 from planner.graph.rows import Ints
 from search_spaces.attention import AttentionPartition
+
+_REST = attrgetter(*(field.name for field in fields(AttentionPartition) if field.name != "batch_parts"))
+"""All fields of a partition but its batch parts."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,11 @@ def attentions(
 
 def _alone(partitions: list[AttentionPartition]) -> Ints:
     """Of each partition the number of that of one of its batch parts; those that are new are added to the list."""
-    number, found = {p: i for i, p in enumerate(partitions)}, []
+    number, found = {_REST(p): i for i, p in enumerate(partitions) if p.batch_parts == 1}, []
     for p in list(partitions):
-        alone = replace(p, batch_parts=1) if p.batch_parts > 1 else p
-        if alone not in number:
-            number[alone] = len(partitions)
-            partitions.append(alone)
-        found.append(number[alone])
+        rest = _REST(p)
+        if rest not in number:
+            number[rest] = len(partitions)
+            partitions.append(replace(p, batch_parts=1))
+        found.append(number[rest])
     return np.array(found + list(range(len(found), len(partitions))), dtype=np.int64)

@@ -121,8 +121,9 @@ def _price_kind(env: Setting, kind: str, blocks: list[Block]) -> list[StageTable
     number = {place: i for i, place in enumerate(places)}
     sites = [np.array([[number[place] for place in row] for row in block], dtype=np.int64) for block in laid]
     pricing = _Pricing(env, kind, places)
-    alike = {kind.layer: pricing.attention(blocks, sites, kind) for kind in {k.layer: k for k in env.kinds}.values()}
-    attention = [alike[kind.layer] for kind in env.kinds]  # expert loads change nothing of attention
+    own = [(kind.layer.attention, kind.layer.norms) for kind in env.kinds]  # of a layer attention depends on nothing else
+    alike = {key: pricing.attention(blocks, sites, kind) for key, kind in dict(zip(own, env.kinds, strict=True)).items()}
+    attention = [alike[key] for key in own]
     ffn = pricing.ffns(blocks, sites)
     embedding = pricing.ends(blocks, sites, embedding_role) if env.has_embedding else [None] * len(blocks)
     receive = pricing.ends(blocks, sites, receive_role)

@@ -325,12 +325,13 @@ def _ring(ctx: RoleContext, spec: Attention, parts: int, rows: AttentionRows, s:
     attended = replace(ctx.tensor("a", s.tokens, rows.heads * s.v), layout=Layout.HEADS)
     own = _attention_inputs(ctx, spec)
     queries = ("rotated", "q") if latent else own[:1]
+    moved, group = block.bytes, replace(s.context, name="ring")  # the same for every step, so that it is priced once
     yield Op("attention_0", Kind.ATTENTION, own, replace(attended, name="a0"), ctx.dtype, attention=local,
              weights=_sinks(ctx, spec, rows))  # fmt: skip
     for step in range(1, parts):
         passed = own if step == 1 else (f"kv{step - 1}",)
-        yield Op(f"ring_{step}", Kind.SEND, passed, replace(block, name=f"kv{step}"), ctx.dtype, bytes=block.bytes,
-                 group=replace(s.context, name="ring"), stream="transfer")  # fmt: skip
+        yield Op(f"ring_{step}", Kind.SEND, passed, replace(block, name=f"kv{step}"), ctx.dtype, bytes=moved,
+                 group=group, stream="transfer")  # fmt: skip
         output = replace(attended, name="a" if step == parts - 1 else f"a{step}")
         yield Op(f"attention_{step}", Kind.ATTENTION, (*queries, f"kv{step}", f"a{step - 1}"), output, ctx.dtype,
                  attention=half)  # fmt: skip
