@@ -80,30 +80,32 @@ def decision_tables(search: SpaceSearch, optimum: Optimum) -> tuple[Decision, ..
         return ()
     most = MOST_ON_LARGE * optimum.value if search.space.regular else np.inf
     found = [
-        _branches(search, "replicas", 0, most),
-        _branches(search, "micro_batches", 1, most),
-        _stages(search, most),
+        _branches(search, optimum, "replicas", 0, most),
+        _branches(search, optimum, "micro_batches", 1, most),
+        _stages(search, optimum, most),
         *(Decision(name, tuple(_held(search, optimum, most, *value) for value in values)) for name, values in pins(search)),
     ]
     return tuple(decision for decision in found if len(decision.values) > 1)
 
 
-def _branches(search: SpaceSearch, name: str, position: int, most: float) -> Decision:
+def _branches(search: SpaceSearch, optimum: Optimum, name: str, position: int, most: float) -> Decision:
     """One row per replica or micro-batch count."""
-    values = []
+    values, best = [], optimum.choice and (optimum.choice.replicas, optimum.choice.micro_batches)[position]
     for number in sorted({b[position] for b in search.space.branches}):
         some = [search.branch(r, m) for r, m in search.space.branches if (r, m)[position] == number]
-        values.append(_row(str(number), search.pinned_value({}, some, most), most))
+        value = optimum.value if number == best else search.pinned_value({}, some, most)
+        values.append(_row(str(number), value, most))
     return Decision(name, tuple(values))
 
 
-def _stages(search: SpaceSearch, most: float) -> Decision:
+def _stages(search: SpaceSearch, optimum: Optimum, most: float) -> Decision:
     """One row per stage count; cost is not enumerated by it."""
     if search.objective == "cost":
         return Decision("stages", ())
     deep = search.sizes.layers > MANY_LAYERS
     values = search.by_stage_count(FEW_STAGES if deep else None, most)
-    rows = [_row(str(count), value, most) for count, value in values]
+    best = optimum.choice and len(optimum.choice.stages)
+    rows = [_row(str(count), optimum.value if count == best else value, most) for count, value in values]
     if deep and rows:
         rows.append(DecisionValue(f"over {FEW_STAGES}", None, f"not enumerated for models of more than {MANY_LAYERS} layers"))
     return Decision("stages", tuple(rows))
