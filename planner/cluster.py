@@ -94,6 +94,12 @@ class Cluster:
         """Number of GPUs."""
         return len(self.device_kinds)
 
+    @property
+    def neighbours(self) -> int:
+        """GPUs of a scale-up domain, where there are several and all are as large; else 0."""
+        sizes = {len(domain.ranks) for domain in self.domains}
+        return sizes.pop() if len(sizes) == 1 and len(self.domains) > 1 else 0
+
     @cached_property
     def domain_of(self) -> tuple[int, ...]:
         """Index of the domain of each rank."""
@@ -101,6 +107,15 @@ class Cluster:
         for index, domain in enumerate(self.domains):
             for rank in domain.ranks:
                 found[rank] = index
+        return tuple(found)
+
+    @cached_property
+    def tiers(self) -> tuple[tuple[Link, str], ...]:
+        """Link and GPU kind by which every domain is priced: of several kinds that of most of its GPUs, in whatever order."""
+        found = []
+        for domain in self.domains:
+            counts = Counter(self.device_kinds[rank] for rank in domain.ranks)
+            found.append((domain.link, min(counts, key=lambda kind: (-counts[kind], kind))))
         return tuple(found)
 
     @cached_property

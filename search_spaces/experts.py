@@ -143,6 +143,16 @@ class ExpertDomain:
         return list(dict.fromkeys(() if p == default else p for p in legal if legal_placed(p, sizes, groups)))
 
 
+def spare_slots(experts: int, groups: int) -> tuple[int, ...]:
+    """More experts than an even share that a group may hold where placements are searched: none, one, a quarter of the share."""
+    return tuple(dict.fromkeys((0, 1, -(-experts // groups // 4))))
+
+
+def most_held(experts: int, groups: int) -> int:
+    """Most experts that a group may hold where placements are searched."""
+    return -(-experts // groups) + max(spare_slots(experts, groups))
+
+
 def legal_placed(placed: Placed, sizes: Sizes, groups: int) -> bool:
     """Whether a placement is legal in every layer, and alike where loads are."""
     rows = dict.fromkeys(rows_of(placed))

@@ -8,8 +8,9 @@ from math import isclose
 from planner.check.findings import Finding
 from planner.graph.experts import Load, layer_loads, layer_rows
 from planner.graph.flows import Flow
-from planner.graph.nodes import Graph, Node
+from planner.graph.nodes import Graph, Node, Piece
 from planner.model import Ffn, ModelSpec
+from planner.units import dtype_bytes
 from planner.workload import Workload
 from search_spaces.experts import ExpertPlacement
 from search_spaces.stages import Choice
@@ -17,8 +18,10 @@ from search_spaces.stages import Choice
 FIX = "price it by the chances that a token goes to each group of GPUs"
 
 
-def check_destinations(model: ModelSpec, workload: Workload, choice: Choice, graph: Graph) -> Iterator[Finding]:
-    """Every exchange whose destinations are not those of its layer's experts. Equal loads in the usual place have none."""
+def check_destinations(model: ModelSpec, workload: Workload, choice: Choice, tokens: int, graph: Graph) -> Iterator[Finding]:
+    """Every exchange whose destinations are not those of its layer's experts, of micro-batches with so many tokens. Equal loads
+    in the usual place have none.
+    """
     loads, rows = layer_loads(model, workload), layer_rows(model, workload)
     for node in graph.nodes:
         if node.flow is None and not (node.name in ("dispatch", "combine") and len(node.devices) > 1 and node.transfer is None):
@@ -36,6 +39,10 @@ def check_destinations(model: ModelSpec, workload: Workload, choice: Choice, gra
                 )
         elif not _as_placed(node.flow, model.layers[node.layer].ffn, placed, load, len(node.devices)):
             yield _error(node, "its bytes go elsewhere than to the plan's experts", str(node.flow)[:80], str(placed)[:80])
+        elif node.output is not None and not isclose(
+            node.flow.own_bytes, own := _own_bytes(node.output, tokens, len(node.devices))
+        ):
+            yield _error(node, "a GPU has more or fewer bytes of its own", str(node.flow.own_bytes), str(own))
 
 
 def _as_placed(flow: Flow, ffn: Ffn, placed: ExpertPlacement, load: Load, ways: int) -> bool:
@@ -50,6 +57,11 @@ def _as_placed(flow: Flow, ffn: Ffn, placed: ExpertPlacement, load: Load, ways: 
         ):
             return False
     return True
+
+
+def _own_bytes(piece: Piece, tokens: int, ways: int) -> float:
+    """Bytes of the largest part of the tokens of a micro-batch, as wide as those of a piece."""
+    return -(-tokens // ways) * piece.shape[-1] * dtype_bytes(piece.dtype)
 
 
 def _chances(ffn: Ffn, placed: ExpertPlacement, load: Load, groups: int, near: range) -> list[float]:

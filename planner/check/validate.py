@@ -59,7 +59,7 @@ def check_graph(env: Setting, sizes: Sizes, choice: Choice, graph: Graph, comple
         return tuple(found)
     found += [*check_order(index, choice), *check_flow(index)]
     found += check_prices(Context(env.model, sequences * env.workload.query_length, sequences, index))
-    found += check_destinations(env.model, env.workload, choice, graph)
+    found += check_destinations(env.model, env.workload, choice, sequences * env.workload.query_length, graph)
     found += check_forms(env.workload, sizes, choice, index)
     found += check_shards(env.model, env.workload, sizes, choice, index)
     found += check_shapes(graph)

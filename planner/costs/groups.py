@@ -50,8 +50,7 @@ def _one(value: Ints | Parts, row: int) -> float:
 
 def cluster_links(cluster: Cluster) -> tuple[tuple[Link, str], ...]:
     """The different (scale-up link, GPU kind) pairs of a cluster, slowest first."""
-    pairs = {(domain.link, cluster.device_kinds[domain.ranks[0]]) for domain in cluster.domains}
-    return tuple(sorted(pairs, key=lambda pair: (pair[0].bandwidth, -pair[0].latency_s, pair[1], pair[0].name)))
+    return tuple(sorted(set(cluster.tiers), key=lambda pair: (pair[0].bandwidth, -pair[0].latency_s, pair[1], pair[0].name)))
 
 
 class Places:
@@ -60,7 +59,7 @@ class Places:
     def __init__(self, cluster: Cluster) -> None:
         order = {pair: index for index, pair in enumerate(cluster_links(cluster))}
         self.size, self.links = cluster.size, len(order)
-        self.link_of = np.array([order[(domain.link, cluster.device_kinds[domain.ranks[0]])] for domain in cluster.domains])
+        self.link_of = np.array([order[tier] for tier in cluster.tiers])
         self.domain_of = np.asarray(cluster.domain_of)
 
     def pattern(self, ranks: Sequence[int]) -> tuple[int, ...]:

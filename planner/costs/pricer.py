@@ -13,7 +13,7 @@ from planner.costs.attention import backward_attention
 from planner.costs.get_time import GetTime
 from planner.costs.groups import GroupShape, Places, arrays_of
 from planner.costs.sources import collectives_of, price_sources
-from planner.graph.flows import Flow, Flows
+from planner.graph.flows import Floor, Flow, Flows
 from planner.graph.ops import COLLECTIVES, Group, Kind, Op, Role, Store
 
 Array = NDArray[np.float64]
@@ -91,7 +91,7 @@ class Pricer:
             if op.group is None:
                 raise ValueError(f"collective {op.name} has no group")
             name = op.kind.value
-            found = self.collectives.time(name, op.bytes, self.group_shapes(op.group, sites, op.kind == Kind.SEND, op.flows))
+            found = self.collectives.time(name, op.bytes, self.op_shapes(op, op.group, sites))
         else:
             found = source.elementwise(op.bytes)
         return np.where(np.asarray(op.exists, dtype=bool), found, 0.0)
@@ -122,10 +122,17 @@ class Pricer:
         peak, at_peak = live_peak(role, rows)
         return RoleBill(seconds, weights, peak, at_peak, np.broadcast_to(sent, rows), np.broadcast_to(role.kv_bytes, rows))
 
-    def group_shapes(self, group: Group, sites: Sites, pairwise: bool, flows: Flows | None = None) -> GroupShape:
-        """The group shapes of all rows as arrays; a pairwise transfer counts as two ranks. Where it has `flows`, a group is
-        the whole stage.
-        """
+    def op_shapes(self, op: Op, group: Group, sites: Sites) -> GroupShape:
+        """The shapes that price a collective over `group`, of all rows as arrays."""
+        shapes = self.group_shapes(group, sites, op.kind == Kind.SEND)
+        if op.flows is None:
+            return shapes
+        return self._with_parts(
+            shapes, np.broadcast_to(np.asarray(op.bytes, dtype=np.float64), sites.index.shape), sites, op.flows
+        )
+
+    def group_shapes(self, group: Group, sites: Sites, pairwise: bool) -> GroupShape:
+        """The group shapes of all rows as arrays; a pairwise transfer counts as two ranks."""
         rows = sites.index.shape
         stride, size = np.broadcast_to(group.stride, rows), np.broadcast_to(group.size, rows)
         base = 1 + int(max(stride.max(initial=1), size.max(initial=1)))
@@ -136,20 +143,21 @@ class Pricer:
         if pairwise:
             ranks, domains, widest = [min(2, r) for r in ranks], [min(2, d) for d in domains], [1] * len(found)
         columns = (ranks, domains, widest, [s.crossing for s in found], [s.narrowest for s in found], [s.link for s in found])
-        shapes = GroupShape(*(np.asarray(column)[inverse] for column in columns))
-        return shapes if flows is None else self._with_parts(shapes, sites, flows)
+        return GroupShape(*(np.asarray(column)[inverse] for column in columns))
 
-    def _with_parts(self, shapes: GroupShape, sites: Sites, flows: Flows) -> GroupShape:
-        """The shapes of all rows with what their flows send out of a domain and keep inside."""
-        across = np.nonzero((np.asarray(shapes.domains) > 1) & (flows.of >= 0))[0]
+    def _with_parts(self, shapes: GroupShape, moved: Array, sites: Sites, flows: Flows) -> GroupShape:
+        """The shapes of all rows with what their flows send out of a domain and keep inside, as parts of the bytes `moved`."""
+        across = np.nonzero((np.asarray(shapes.domains) > 1) & (moved > 0))[0]
+        if not across.size:
+            return shapes
         pairs, inverse = np.unique(np.stack([sites.index[across], flows.of[across]], axis=1), axis=0, return_inverse=True)
+        found = np.array([self._parts(sites.places[site], flows.kinds[kind]) for site, kind in pairs.tolist()])[inverse.ravel()]
         parts = np.full((2, sites.index.size), -1.0)
-        found = np.array([self._parts(sites.places[site], flows.kinds[kind]) for site, kind in pairs.tolist()])
-        if across.size:
-            parts[:, across] = found[inverse.ravel()].T
+        scale = flows.own_bytes[across] / moved[across]
+        parts[:, across] = np.where(found < 0, -1.0, np.minimum(found * scale[:, None], 1.0)).T
         return replace(shapes, outside=parts[0], inside=parts[1])
 
-    def _parts(self, site: Site, flow: Flow | None) -> tuple[float, float]:
+    def _parts(self, site: Site, flow: Flow | Floor | None) -> tuple[float, float]:
         return (-1.0, -1.0) if flow is None else flow.parts(self.places.pattern(site))
 
 

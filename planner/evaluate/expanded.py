@@ -83,7 +83,8 @@ class _Prices:
         if node.communicates:
             shape = self._shape(node.family, node.kind == Kind.SEND)
             if node.flow is not None and shape.domains > 1:
-                outside, inside = node.flow.parts(self.env.pricer.places.pattern(node.devices))
+                parts = node.flow.parts(self.env.pricer.places.pattern(node.devices))
+                outside, inside = (min(part * node.flow.own_bytes / node.bytes, 1.0) for part in parts)
                 shape = replace(shape, outside=outside, inside=inside)
             return float(self.env.pricer.collectives.time(node.kind.value, node.bytes, shape))
         gpu = self.env.cluster.device_kinds[node.devices[0]]

@@ -139,7 +139,7 @@ class StageRuns:
         for op, duration in chosen:
             shape = None
             if op.group is not None:
-                shape = pricer.group_shapes(op.group, sites, op.kind == "send_recv", op.flows).at(ends.row)
+                shape = pricer.op_shapes(op, op.group, sites).at(ends.row)
             source = source_of(pricer, op, ends.row, kind, shape)
             steps.append(Step(op.name, op.kind.value, duration, op_term(op, ends.row, label, shape), source))
         flops = sum(float(np.broadcast_to(op.flops, (rows,))[ends.row]) for op in role.ops)

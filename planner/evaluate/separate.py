@@ -13,7 +13,8 @@ from planner.costs.pricer import Site, Sites
 from planner.evaluate.pipeline import crossing_share
 from planner.evaluate.setting import LayerKind, Setting
 from planner.evaluate.tables import MOST_ROWS, Bill, expand_cases, reduce_cases, to_bill
-from planner.graph.experts import MoeTable, least_tables, moe_rows, moe_tables
+from planner.graph.experts import MoeTable, moe_rows, moe_tables
+from planner.graph.least import least_tables
 from planner.graph.moe import expert_role, return_role, route_role, transfer_bytes
 from planner.graph.rows import Ints, MoeRows
 from planner.model import Layer
@@ -202,8 +203,11 @@ def _loads(
     expert_ways = np.array([len(p) for p in cases.expert_places])[cases.expert_site]
     pairs = list(zip(cases.placement.tolist(), expert_ways.tolist(), strict=True))
     distinct = list(dict.fromkeys(pairs))
-    build = least_tables if env.any_placement else moe_tables
-    table = build(layer.ffn, [(cases.placements[p], w) for p, w in distinct], [k.load for k in kinds], [k.row for k in kinds])
+    placed, loads = [(cases.placements[p], w) for p, w in distinct], [kind.load for kind in kinds]
+    if env.any_placement:
+        table = least_tables(layer.ffn, placed, loads)
+    else:
+        table = moe_tables(layer.ffn, placed, loads, [kind.row for kind in kinds])
     number = {pair: i for i, pair in enumerate(distinct)}
     own = np.array([number[pair] for pair in pairs], dtype=np.int64)
     on_attention = np.array([p.router_side == "attention" for p in cases.placements])[cases.placement]

@@ -14,8 +14,9 @@ from planner.evaluate.parts import attentions
 from planner.evaluate.rows import attention_rows, partition_table
 from planner.evaluate.setting import LayerKind, Setting
 from planner.graph.attention import attention_role
-from planner.graph.experts import least_tables, moe_rows, moe_tables
+from planner.graph.experts import MoeTable, moe_rows, moe_tables
 from planner.graph.head import embedding_role, head_role, receive_role
+from planner.graph.least import EVERYTHING, INTERVALS, least_tables
 from planner.graph.mlp import mlp_role
 from planner.graph.moe import dispatch_role, local_role
 from planner.graph.ops import Role
@@ -218,11 +219,28 @@ class _Pricing:
         option = {id(f): f.experts or ExpertPlacement() for f in ffn}
         distinct = [(option[key], w) for key, w in dict.fromkeys(keys)]
         number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-        build_table = least_tables if self.env.any_placement else moe_tables
-        table = build_table(layer.ffn, distinct, loads, [kind.row for kind in kinds])
         own, count = np.array([number[key] for key in keys], dtype=np.int64), len(distinct)
         form = np.array([placement.form == "dispatch" for placement, _ in distinct], dtype=np.int64)
-        dispatched = form[table.owner % count]
+        if self.env.any_placement:
+            each = INTERVALS if form.any() else (EVERYTHING,)
+            tables = [least_tables(layer.ffn, distinct, loads, part, self.env.cluster.neighbours) for part in each]
+        else:
+            tables = [moe_tables(layer.ffn, distinct, loads, [kind.row for kind in kinds])]
+        found = [self._placed(layer, table, form[table.owner % count], own, site, tokens, width, shards) for table in tables]
+        least = Bill(*(np.minimum.reduce([getattr(bill, f.name) for bill in found]) for f in fields(Bill)))
+        return [
+            Bill(*(getattr(least, f.name)[at : at + own.size] for f in fields(Bill)))
+            for at in range(0, own.size * len(loads), own.size)
+        ]
+
+    def _placed(
+        self, layer: Layer, table: MoeTable, dispatched: Ints, own: Ints, site: Ints, tokens: Ints, width: Ints, shards: Ints
+    ) -> Bill:
+        """The bill of every case under each load in turn; `own` are the cases' owners in the table under the first load,
+        `dispatched` [entries] says whether tokens travel.
+        """
+        count = int(own.max(initial=0)) + 1
+        loads = (int(table.owner.max(initial=0)) + 1) // count
 
         def rows_of(entry: Ints, case: Ints) -> MoeRows:
             return moe_rows(table, entry, tokens[case], width[case], shards[case], layer.ffn.top_k)
@@ -235,25 +253,22 @@ class _Pricing:
             return self._by_group(dispatched[entry], site[case], build)
 
         def expanded(some: Ints) -> tuple[Ints, Ints, Ints]:
-            every = (np.arange(len(loads))[:, None] * count + own[some]).ravel()
+            every = (np.arange(loads)[:, None] * count + own[some]).ravel()
             row, entry, starts = expand_cases(table.owner, every)
             return some[row % some.size], entry, starts
 
         first, alike = np.unique(own * (int(tokens.max(initial=0)) + 1) + tokens, return_index=True, return_inverse=True)[1:]
-        if table.owner.size <= 2 * FEW_GROUPS * count * len(loads):
+        if table.owner.size <= 2 * FEW_GROUPS * count * loads:
             case, entry, starts = expanded(np.arange(own.size))
         else:  # which groups are the largest does not depend on where a stage stands, nor on how its tokens come
             case, entry, starts = expanded(first)
             routed = rows_of(entry, case).routed
             chosen = largest((price(entry, case).seconds, routed, table.experts[entry]), starts)
-            chosen = np.sort(entry[chosen], axis=1).reshape(len(loads), first.size, FEW_GROUPS)[:, alike.ravel()]
+            chosen = np.sort(entry[chosen], axis=1).reshape(loads, first.size, FEW_GROUPS)[:, alike.ravel()]
             other = np.diff(chosen, axis=2, prepend=-1) > 0
-            case = np.repeat(np.tile(np.arange(own.size), len(loads)), other.sum(axis=2).ravel())
+            case = np.repeat(np.tile(np.arange(own.size), loads), other.sum(axis=2).ravel())
             entry, starts = chosen[other], np.cumsum(other.sum(axis=2).ravel()) - other.sum(axis=2).ravel()
-        bill = reduce_cases(price(entry, case), starts)
-        return [
-            Bill(*(getattr(bill, f.name)[at : at + own.size] for f in fields(Bill))) for at in range(0, starts.size, own.size)
-        ]
+        return reduce_cases(price(entry, case), starts)
 
     def ends(self, blocks: list[Block], sites: list[Ints], build: Callable[..., Role]) -> list[Bill]:
         """Bills [sites, batches, R] of a role at the ends of stages."""

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.graph.flows import Flow, Flows
+from planner.graph.flows import Floor, Flow, Flows
 from planner.graph.rows import Ints, MoeRows
 from planner.model import Ffn, ModelSpec
 from planner.workload import Workload
@@ -44,7 +44,8 @@ def layer_loads(model: ModelSpec, workload: Workload) -> tuple[Load, ...]:
 class MoeTable:
     """Placements as columns, one entry per class of expert group; `owner` is the placement of each entry, `first` the
     place of the first GPU of its class in the stage. `spread` and `reach` are those of the whole placement (see `MoeRows`).
-    `part` is 1, or what part of the reads of all its experts an entry of `least_table` has. `flows` has one for each owner.
+    `part` is 1, or what part of the reads of all its experts an entry of a bound has (`planner.graph.least`). `flows` has one
+    for each owner.
     """
 
     owner: Ints
@@ -56,7 +57,7 @@ class MoeTable:
     reach: NDArray[np.float64]
     shares: NDArray[np.float64]
     part: NDArray[np.float64]
-    flows: tuple[Flow | None, ...]
+    flows: tuple[Flow | Floor | None, ...]
 
 
 def moe_table(ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], load: Load, row: int = 0) -> MoeTable:
@@ -222,37 +223,6 @@ def _reach(
     plain = groups - miss[counts > 0].sum(), 1.0 - miss.min(initial=1.0)
     spread = np.where(drawn, plain[0], hit.sum(axis=2).max(axis=1, initial=0.0))
     return hit, spread, np.where(drawn, plain[1], most.max(axis=1, initial=0.0))
-
-
-def least_table(ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], load: Load) -> MoeTable:
-    """Two entries for each (placement, GPUs) that no placement on as many groups goes below on its fullest GPU."""
-    return least_tables(ffn, placements, [load])
-
-
-def least_tables(
-    ffn: Ffn, placements: Sequence[tuple[ExpertPlacement, int]], loads: Sequence[Load], rows: Sequence[int] = ()
-) -> MoeTable:
-    """The same for several loads, one after another (see `moe_tables`); whatever their entries of a placement by layer are.
-
-    Some GPU gets at least the mean of the routed pairs, for one expert or more. Some GPU reads at least the mean of the
-    experts in use, rounded up, with a pair for each. Some GPU holds at least the mean of the experts.
-    """
-    count, weights = (
-        2 * len(placements),
-        [np.array(load or (1.0,) * ffn.experts) / (sum(load) or ffn.experts) for load in loads],
-    )
-    ways, tensor = (np.tile(np.array(column, dtype=np.int64).repeat(2), len(loads)) for column in (
-        [ways for _, ways in placements], [placement.tensor_ways for placement, _ in placements]))  # fmt: skip
-    groups, owner = ways // tensor, np.arange(len(placements) * len(loads)).repeat(2)
-    reads = np.arange(owner.size) % 2 == 1
-    shares = np.where(reads[:, None], np.array(weights).reshape(len(loads), ffn.experts).repeat(count, axis=0), 0.0)
-    shares[:, 0] = np.where(reads, shares[:, 0], 1.0 / groups)
-    reach = 1.0 - (1.0 - 1.0 / groups) ** ffn.top_k
-    part = np.where(reads, 1.0 / groups, 1.0)
-    return MoeTable(
-        owner, ways, tensor, -(-ffn.experts // groups), np.zeros_like(owner), np.ones(owner.size), reach, shares, part,
-        (None,) * (owner.size // 2),
-    )  # fmt: skip
 
 
 def moe_rows(table: MoeTable, entry: Ints, tokens: Ints, ways: Ints, residual_shards: Ints, top_k: int) -> MoeRows:

@@ -53,7 +53,8 @@ def dispatch_role(ctx: RoleContext, layer: Layer, rows: MoeRows) -> Role:
     sent = _sent_bytes(ctx, rows, own)
     stage = Group("stage", 1, rows.ways)
     arrived = _arrived_tokens(ctx, rows, attention_router=True)
-    there = Op("dispatch", Kind.ALL_TO_ALL, ("xn", "routes"), arrived, ctx.dtype, bytes=sent, group=stage, flows=rows.flows)
+    flows = rows.flows and replace(rows.flows, own_bytes=own * ctx.tensor("", 1, hidden).bytes)
+    there = Op("dispatch", Kind.ALL_TO_ALL, ("xn", "routes"), arrived, ctx.dtype, bytes=sent, group=stage, flows=flows)
     ops += [there, *_experts(ctx, layer, rows, ("arrived", "xn"))]
     returned = returned_tokens(ctx, rows)
     ops.append(replace(there, name="combine", inputs=("expert_partial", "routes"), output=returned))

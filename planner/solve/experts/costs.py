@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +12,7 @@ from planner.costs.pricer import RoleBill, Sites
 from planner.evaluate.setting import LayerKind, Setting
 from planner.evaluate.tables import expand_cases
 from planner.graph.experts import moe_rows, moe_table
+from planner.graph.flows import Floor, Flows
 from planner.graph.moe import dispatch_role, local_role
 from planner.graph.rows import MoeRows
 from search_spaces.experts import ExpertPlacement, Form
@@ -28,7 +29,9 @@ CLEAR = 1e-6
 
 @dataclass(frozen=True)
 class Mixture:
-    """A layer of experts where it runs: form, tensor ways and GPUs of the stage, tokens and residual split of a micro-batch."""
+    """A layer of experts where it runs: form, tensor ways and GPUs of the stage, tokens and residual split of a micro-batch;
+    copies serve the tokens of each `within` GPUs around them first (0: they take turns).
+    """
 
     env: Setting
     layer: LayerKind
@@ -37,6 +40,7 @@ class Mixture:
     devices: tuple[int, ...]
     tokens: int
     shards: int = 1
+    within: int = 0
 
     @property
     def groups(self) -> int:
@@ -55,12 +59,29 @@ class Mixture:
         return np.stack([each * self.pairs, read])
 
     def reach(self, share: float) -> float:
-        """Chance that a token goes to a group with this share of all pairs."""
-        return float(1.0 - (1.0 - min(share, 1.0)) ** self.layer.layer.ffn.top_k)
+        """Least chance that a token goes to a group with this share of all pairs: they may all come from one block of GPUs."""
+        blocks = self.blocks
+        return float(1.0 - (1.0 - min(share * blocks, 1.0)) ** self.layer.layer.ffn.top_k) / blocks
 
-    def seconds(self, active: Ints, routed: Ints, spread: float, reach: float) -> Array:
-        """Seconds of the role on GPUs that read `active` experts for `routed` pairs, its all-to-all included [rows]."""
-        return self._price(self._rows(active, active, routed, spread, reach))
+    @property
+    def blocks(self) -> int:
+        """Blocks of GPUs whose copies serve their own tokens first."""
+        return -(-len(self.devices) // self.within) if self.within else 1
+
+    def floor(self, shares: Array, slots: int, spread: float, reach: float) -> Floor:
+        """What the flow of any placement of experts with these shares [E] has, where a token goes to so many groups at
+        least, and to the fullest with such a chance.
+        """
+        kept = (0.0, *np.cumsum(-np.sort(-shares)).tolist())
+        each = spread if self.within else max(spread, reach * self.groups)
+        return Floor(kept, slots if self.within else 0, self.tensor_ways, each)
+
+    def seconds(self, active: Ints, routed: Ints, spread: float, reach: float, floor: Floor | None = None) -> Array:
+        """Seconds of the role on GPUs that read `active` experts for `routed` pairs, its all-to-all included [rows]: an even
+        one, or with a `floor` no more than that of any placement.
+        """
+        rows = self._rows(active, active, routed, spread, reach)
+        return self._price(rows if floor is None else replace(rows, flows=Flows((floor,), np.zeros_like(active))))
 
     def _rows(self, experts: Ints, active: Ints, routed: Ints, spread: float, reach: float) -> MoeRows:
         """Rows of the role, one per GPU."""
@@ -87,7 +108,7 @@ class Mixture:
         """Seconds of the slowest GPU of each placement under its loads [n], as the planner prices a plan."""
         found = []
         for placement, load in zip(placements, loads, strict=True):
-            option = ExpertPlacement(self.form, self.tensor_ways, 0, placement)
+            option = ExpertPlacement(self.form, self.tensor_ways, 0, placement, serve_within=self.within)
             table = moe_table(self.layer.layer.ffn, [(option, len(self.devices))], load)
             _, entry, _ = expand_cases(table.owner, np.zeros(1, dtype=np.int64))
             tokens, ways, shards = (np.full(entry.shape, x) for x in (self.tokens, len(self.devices), self.shards))
@@ -150,7 +171,9 @@ class CostTable:
         return np.asarray(self.seconds[active, column] + weights[0] * self._tilt)
 
 
-def cost_table(mixture: Mixture, slots: int, most_share: float, spread: float, reach: float) -> CostTable:
+def cost_table(
+    mixture: Mixture, slots: int, most_share: float, spread: float, reach: float, floor: Floor | None = None
+) -> CostTable:
     """The table of GPUs with up to `slots` experts and up to `most_share` of all pairs, at one size of the all-to-all.
 
     An expert that is read has a pair, and a pair is for an expert that is read: entries that say otherwise hold the price
@@ -160,4 +183,4 @@ def cost_table(mixture: Mixture, slots: int, most_share: float, spread: float, r
     grid = np.unique(np.linspace(0, top, min(top + 1, POINTS)).round().astype(np.int64))
     active, routed = (x.ravel() for x in np.meshgrid(np.arange(slots + 1), grid, indexing="ij"))
     routed, active = np.maximum(routed, active), np.maximum(active, (routed > 0).astype(np.int64))
-    return CostTable(mixture.seconds(active, routed, spread, reach).reshape(slots + 1, grid.size), grid)
+    return CostTable(mixture.seconds(active, routed, spread, reach, floor).reshape(slots + 1, grid.size), grid)

@@ -12,9 +12,10 @@ from planner.evaluate.setting import Setting
 from planner.graph.experts import Load
 from planner.solve.experts.costs import Mixture, Placement
 from planner.solve.experts.load import balance
+from planner.solve.experts.nodes import node_placements
 from planner.solve.experts.timed import fastest, quickly
 from search_spaces.attention import AttentionDomain, AttentionPartition
-from search_spaces.experts import ExpertDomain, Placed, contiguous_placement
+from search_spaces.experts import ExpertDomain, Placed, contiguous_placement, spare_slots
 from search_spaces.sizes import Sizes, divisors
 from search_spaces.space import SearchSpace, StagePin, residual_shards
 from search_spaces.stages import Choice, StageChoice
@@ -22,9 +23,10 @@ from search_spaces.training_space import TrainingSpace
 
 FOUND = (
     "expert placements: consecutive experts, and for each number of groups what the placement search found, without copies and "
-    "with a quarter more experts on each GPU at most, once for all layers and, where their loads differ, for every layer"
+    "with a quarter more experts on each GPU at most, once for all layers and, where their loads differ, for every layer; "
+    "copies take turns, or serve the tokens of their own node first"
 )
-RULE = f"{FOUND}. The bound is that of any placement"
+RULE = f"{FOUND}. The bound is that of any placement with no more experts on a GPU"
 AMONG = f"{FOUND}. What is proven is proven among these"
 
 
@@ -63,8 +65,10 @@ def with_placements(env: Setting, space: SearchSpace) -> SearchSpace:
         if domain.placement is not None:
             return domain
         counts = _group_counts(space.sizes.experts, domain, widths)
-        found = tuple((groups, _candidates(rows, groups)) for groups in counts if groups > 1)
-        return replace(domain, searched=tuple(pair for pair in found if pair[1]))
+        tensor = domain.tensor_ways if domain.tensor_ways and len(domain.tensor_ways) == 1 else (1,)
+        near = env.cluster.neighbours // tensor[0]
+        found = tuple((groups, _candidates(rows, groups, near)) for groups in counts if groups > 1)
+        return replace(domain, searched=tuple(pair for pair in found if pair[1]), neighbours=env.cluster.neighbours)
 
     layout = tuple(replace(pin, experts=opened(pin.experts, _homes(pin))) for pin in space.layout)
     strides = {space.stride(replicas) for replicas, _ in space.branches}
@@ -80,11 +84,6 @@ def _homes(pin: StagePin) -> set[int]:
     return set(range(1, len(pin.devices))) | {len(pin.devices)} if apart else {len(pin.devices)}
 
 
-def spare_slots(experts: int, groups: int) -> tuple[int, ...]:
-    """More experts than an even share that a GPU may hold: none, one, and a quarter of the share."""
-    return tuple(dict.fromkeys((0, 1, -(-experts // groups // 4))))
-
-
 def _group_counts(experts: int, domain: ExpertDomain, widths: set[int]) -> tuple[int, ...]:
     """Numbers of expert groups that stages with experts on so many GPUs may have."""
     tensor = domain.tensor_ways
@@ -93,8 +92,10 @@ def _group_counts(experts: int, domain: ExpertDomain, widths: set[int]) -> tuple
 
 
 @lru_cache(maxsize=256)
-def _candidates(rows: tuple[Load, ...], groups: int) -> tuple[Placed, ...]:
-    """Balanced placements on `groups` groups, without copies and with: of the sum of the layers' loads, and of each layer's."""
+def _candidates(rows: tuple[Load, ...], groups: int, near: int) -> tuple[Placed, ...]:
+    """Balanced placements on `groups` groups, without copies and with: of the sum of the layers' loads, and of each layer's.
+    Where `near` groups are a node, those with the hottest experts on every node, too.
+    """
     experts, distinct = len(rows[0] or rows[-1]), tuple(dict.fromkeys(row for row in rows if row))
     summed, found = np.sum(_unequal(distinct), axis=0), list[Placed]()
     for spare in spare_slots(experts, groups):
@@ -104,6 +105,10 @@ def _candidates(rows: tuple[Load, ...], groups: int) -> tuple[Placed, ...]:
         if len(distinct) > 1:
             own = [one.placement for one in balance(np.array(distinct), groups, slots, exact=False)]
             found.append(_turned(rows, dict(zip(distinct, own, strict=True))))
+        loads = np.array([summed, *(distinct if len(distinct) > 1 else ())])
+        local = node_placements(loads, groups, near, slots) if near and groups > near and groups % near == 0 else None
+        if local is not None:
+            found += [local[0], *([_turned(rows, dict(zip(distinct, local[1:], strict=True)))] if len(local) > 1 else [])]
     return tuple(dict.fromkeys(p for p in found if p != contiguous_placement(experts, groups)))
 
 
@@ -133,7 +138,8 @@ def refined(env: Setting, space: SearchSpace, choice: Choice) -> SearchSpace | N
         mixture = mixture_of(env, space.sizes, choice, stage, different_loads(env)[0])
         if stage.experts is not None and mixture is not None and mixture.groups > 1:
             faster = _faster(mixture, rows, own)
-            domain = replace(domain, placement=tuple(dict.fromkeys((stage.experts.placement, *faster))))
+            placement = tuple(dict.fromkeys((stage.experts.placement, *faster)))
+            domain = replace(domain, placement=placement, serve_within=None, neighbours=env.cluster.neighbours)
             tried = tried or bool(faster)
         pins.append((stage, domain))
     return _held_space(space, choice, pins) if tried else None

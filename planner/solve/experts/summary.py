@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -71,8 +71,9 @@ def _summary(env: Setting, sizes: Sizes, choice: Choice, index: int) -> Placemen
     mean = rows.sum(axis=1) / groups
     every = placed, [plain] * len(loads)
     load, consecutive = (np.array([largest_load(*at, groups) for at in zip(rows, ps, strict=True)]) / mean for ps in every)
-    seconds, plainly = (mixture.placed_seconds(ps, loads) for ps in every)
-    bounds = time_bounds(mixture, rows / rows.sum(axis=1, keepdims=True), slots, seconds)
+    served = replace(mixture, within=stage.experts.serve_within)
+    seconds, plainly = served.placed_seconds(placed, loads), mixture.placed_seconds(every[1], loads)
+    bounds = time_bounds(served, rows / rows.sum(axis=1, keepdims=True), slots, seconds)
     worst, slowest = int(load.argmax()), int(seconds.argmax())
     copies = max(sum(map(len, placement)) for placement in placed) - sizes.experts
     return PlacementSummary(

@@ -38,7 +38,8 @@ def time_bounds(mixture: Mixture, shares: Array, slots: int, seconds: Array) -> 
         most, falling, cases = min(1.0, 2.0 * part * WIDER**INTERVALS), np.sort(row)[::-1], []
         for low, cap in zip(parts[:-1].tolist(), parts[1:].tolist(), strict=True):
             whole = min(cap, 1.0)  # parts of at most this much: a token goes to the fewest groups where they are largest
-            table = cost_table(mixture, slots, most, mixture.reach(whole) / whole, mixture.reach(low))
+            spread, reach = mixture.reach(whole) / whole, mixture.reach(low)
+            table = cost_table(mixture, slots, most, spread, reach, mixture.floor(row, slots, spread, reach))
             cases.append(_Case(mixture, table, falling, slots, cap))
         found.append(_time_bound(cases, known))
     return np.array(found)
@@ -84,7 +85,11 @@ class _Case:
             return True
         room = _Room(self.table, limit, self.cap * self.mixture.pairs)
         routed, read = self.mixture.copy_weights(self.shares, copies)
-        if not room.holds(groups, float((read * copies).sum()), float((routed * copies).sum())):
+        if self.mixture.within:  # copies near the sender are not equally busy: no more is sure than that each expert is read
+            reads = float(self.mixture.copy_weights(self.shares, np.ones_like(copies))[1].sum())
+        else:
+            reads = float((read * copies).sum())
+        if not room.holds(groups, reads, float((routed * copies).sum())):
             return True
         return groups * self.slots == self.shares.size and self._hottest_refuted(room, routed, read, limit)
 

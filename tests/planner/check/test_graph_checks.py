@@ -85,7 +85,7 @@ def test_an_exchange_is_priced_by_where_the_experts_are():
     assert codes(case, graph) == set()
     found = node(graph, "dispatch")
     first, *rest = found.flow.hits
-    changes = ({"within": 0}, {"hits": (first,)}, {"hits": ((*first[:-1], 0.9), *rest)}, {"tensor_ways": 2})
+    changes = ({"within": 0}, {"hits": (first,)}, {"hits": ((*first[:-1], 0.9), *rest)}, {"tensor_ways": 2}, {"own_bytes": 8.0})
     for flow in (None, *(replace(found.flow, **change) for change in changes)):
         assert "SHAPE012" in codes(case, put(graph, replace(found, flow=flow)))
     other = next(n for n in graph.nodes if n.name == "lm_head" or n.kind == Kind.MATMUL)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from planner.evaluate.evaluation import evaluate
-from planner.graph.experts import least_table, moe_rows
+from planner.graph.experts import moe_rows
+from planner.graph.least import least_table
 from planner.problem import Problem, load_problem
 from planner.search import search
 from planner.solve.experts.lighter import MOST, floor_load, floor_workload, lighter

@@ -11,7 +11,8 @@ from planner.check.validate import check_choice
 from planner.costs.memory import reserve_bytes
 from planner.evaluate.evaluation import evaluate
 from planner.evaluate.setting import Setting, setting
-from planner.graph.experts import least_table, moe_rows, moe_table
+from planner.graph.experts import moe_rows, moe_table
+from planner.graph.least import least_table
 from planner.plan import choice_to_dict, plan_space
 from planner.problem import Problem, load_problem
 from planner.search import Result, search

@@ -1,0 +1,75 @@
+"""Experts over several nodes: copies near the sender are found where they save time, and bounded with the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from planner.evaluate.evaluation import evaluate
+from planner.problem import Problem, load_problem
+from planner.search import search
+from planner.solve.experts.nodes import node_placements
+from planner.solve.experts.searched import any_placement_bound
+from planner.solve.optimum import SpaceSearch
+from search_spaces.experts import ExpertPlacement, legal_placement, most_held
+from tests.planner.solve.experts.test_search import MODEL, ONE_STAGE, env_of
+
+LOAD = [40.0, 30, 12, 11, 10, 9, 8, 7]
+
+
+def problem(cluster: str = "2x2-h100", batch: int = 16, **experts: object) -> Problem:
+    workload = {"phase": "prefill", "batch": batch, "prompt": 256, "expert_load": LOAD}
+    space = {**ONE_STAGE, "experts": {**ONE_STAGE["experts"], **experts}}  # type: ignore[dict-item]
+    return load_problem(model=MODEL, cluster=cluster, workload=workload, space=space)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("groups", "near", "slots"), [(4, 2, 3), (8, 4, 2), (8, 2, 2), (6, 2, 3)])
+def test_the_hottest_experts_stand_on_every_node(groups: int, near: int, slots: int) -> None:
+    loads = np.random.default_rng(groups).exponential(1.0, (5, 8))
+    found = node_placements(loads, groups, near, slots)
+    assert found is not None
+    for row, placement in zip(loads, found, strict=True):
+        assert legal_placement(placement, 8, groups)
+        assert max(np.bincount([g for held in placement for g in held])) <= slots
+        copied = [e for e, held in enumerate(placement) if len(held) > 1]
+        assert copied
+        assert min(row[copied]) >= max((row[e] for e in range(8) if e not in copied), default=0.0)
+        assert all(len({g // near for g in placement[e]}) == groups // near for e in copied)
+
+
+def test_no_room_no_copies() -> None:
+    assert node_placements(np.ones((1, 8)), 4, 2, 2) is None
+
+
+def test_copies_that_serve_their_own_node_are_found_where_the_network_is_slow() -> None:
+    best, turns = search(problem(), details=False), search(problem(serve_within=0), details=False)
+    assert best.choice is not None
+    assert best.choice.stages[0].experts.serve_within == 2  # type: ignore[union-attr]
+    assert best.value < 0.99 * turns.value  # type: ignore[operator]
+    assert best.bound <= best.value  # type: ignore[operator]
+    inside = search(problem("1x4-h100"), details=False)
+    assert inside.choice.stages[0].experts.serve_within == 0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("batch", [1, 4, 64])
+def test_no_placement_and_no_service_goes_below_the_bound(batch: int) -> None:
+    asked = problem(batch=batch)
+    plain = replace(asked.space, experts=replace(asked.space.experts, placement=((),)))
+    env, rng = env_of(asked), np.random.default_rng(batch)
+    bound = any_placement_bound(SpaceSearch(env, plain), plain)
+    choice = SpaceSearch(env, plain).run().choice
+    assert choice is not None
+    stage, least = choice.stages[0], np.inf
+    for _ in range(60):
+        placement = tuple(tuple(sorted(rng.choice(4, rng.choice((1, 1, 2)), replace=False).tolist())) for _ in LOAD)
+        if max(np.bincount([g for held in placement for g in held])) > most_held(8, 4):
+            continue
+        for within in (0, 2) if any(len(held) > 1 for held in placement) else (0,):
+            experts = ExpertPlacement("dispatch", 1, 0, placement, serve_within=within)
+            least = min(
+                least, evaluate(env, asked.space.sizes, replace(choice, stages=(replace(stage, experts=experts),))).latency_s
+            )
+    assert bound <= least
+    assert bound > 0.5 * least
