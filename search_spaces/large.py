@@ -6,11 +6,12 @@ stage on like ground, one kind of stage, or two (the remainder of the layers, a 
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import accumulate, repeat
-from operator import mul
+from math import gcd
+from operator import add, itemgetter, mul
 
 from search_spaces.sizes import Sizes, divisors
 
@@ -111,76 +112,118 @@ class Ground:
         return {}
 
     def _count(self, stride: int, counts: tuple[int, ...], options: dict[int, int], use_all: bool) -> int:
-        layers, total, allowed, widths = self.sizes.layers, 0, frozenset(counts), list(options)
-        for n in divisors(layers):
-            for w in widths if n in allowed else ():
-                if n <= self.reach(0, w, stride) and (n * w == stride or not use_all):
-                    total += options[w] ** n
-        powers = _Powers(widths, options)
-        two_runs = self._two_runs_alike if self.uniform and not use_all else self._two_runs
-        for (n, m), pairs in layer_splits(layers, max(counts, default=0)).items():
-            if n + m in allowed:
-                total += len(pairs) * two_runs(stride, n, m, powers, use_all)
-                if any(a == b for a, b in pairs):  # one kind, not two
-                    total -= self._one_run(stride, n + m, powers, use_all)
+        layers, allowed, powers = self.sizes.layers, frozenset(counts), _Powers(list(options), options)
+        some = {pair: len(each) for pair, each in layer_splits(layers, max(counts, default=0)).items() if sum(pair) in allowed}
+        alike = self.uniform and not use_all
+        total = self._two_runs_alike(stride, some, powers) if alike else self._two_runs(stride, some, powers, use_all)
+        for n in divisors(layers):  # pipelines of one kind; as two runs of that kind they have been counted n - 1 times
+            if n in allowed:
+                total += (2 - n) * self._one_run(stride, n, powers, use_all)
         return total
 
     def _one_run(self, stride: int, stages: int, powers: _Powers, use_all: bool) -> int:
         """Ways to fill a run of equal stages, whatever their layers."""
-        if self.uniform and not use_all:
-            fitting, sums = powers.placed(stages, 0)
-            return sums[bisect_right(fitting, stride // stages)]
         return sum(
             ways
             for w, ways in zip(powers.widths, powers.of(stages), strict=True)
             if stages <= self.reach(0, w, stride) and (stages * w == stride or not use_all)
         )
 
-    def _two_runs(self, stride: int, n: int, m: int, powers: _Powers, use_all: bool) -> int:
-        """Ways to fill a run of n stages and one of m, whatever their layers."""
+    def _two_runs(self, stride: int, splits: Mapping[tuple[int, int], int], powers: _Powers, use_all: bool) -> int:
+        """Ways to fill two runs of n and m stages, for each (n, m) as often as it splits the layers."""
         return sum(
-            powers.of(n)[i] * powers.of(m)[j]
+            often * powers.of(n)[i] * powers.of(m)[j]
+            for (n, m), often in splits.items()
             for i, w in enumerate(powers.widths)
             for j, v in enumerate(powers.widths if n <= self.reach(0, w, stride) else ())
             if m <= self.reach(n * w, v, stride) and (n * w + m * v == stride or not use_all)
         )
 
-    def _two_runs_alike(self, stride: int, n: int, m: int, powers: _Powers, use_all: bool) -> int:
+    def _two_runs_alike(self, stride: int, splits: Mapping[tuple[int, int], int], powers: _Powers) -> int:
         """The same on uniform ground: the second run may have every width that its place and the room left allow."""
-        node, widths = self.nodes[0], powers.widths
-        narrow, end = bisect_left(widths, node), bisect_right(widths, (stride - m) // n)
-        total = 0
-        for i, w in enumerate(widths[: min(narrow, end)]):
-            fitting, sums = powers.placed(m, n * w % node)
-            total += powers.of(n)[i] * sums[bisect_right(fitting, (stride - n * w) // m)]
-        if end > narrow:  # whole nodes: any width may follow
-            fitting, sums = powers.placed(m, 0)
-            rooms = ((stride - n * w) // m for w in widths[narrow:end])
-            tails = map(sums.__getitem__, map(bisect_right, repeat(fitting), rooms))
-            total += sum(map(mul, powers.of(n)[narrow:end], tails))
+        node, widths, total = self.nodes[0], powers.widths, 0
+        key = (stride, tuple(splits), tuple(widths))
+        if key not in self._rooms:
+            self._rooms[key] = _Rooms(node, widths, stride)
+        rooms = self._rooms[key]
+        narrow = bisect_left(widths, node)
+        tails: dict[int, tuple[list[int], list[int]]] = {}
+        for (n, m), often in splits.items():
+            stages, each = tails.setdefault(n, ([], []))
+            stages.append(m)
+            each.append(often)
+        for n, (stages, each) in tails.items():
+            heads, sums = powers.of(n), dict[int, list[list[int]]]()
+            for w, ways in zip(widths[:narrow], heads[:narrow], strict=True):
+                if n * w < stride:
+                    place = gcd(n * w, node) % node
+                    if place not in sums:
+                        sums[place] = [powers.sums(m, place) for m in stages]
+                    found = map(list[int].__getitem__, sums[place], rooms.behind(n, w, stages))
+                    total += ways * sum(map(mul, each, found))
+            behind: Iterable[int] = repeat(0)
+            for m, often in zip(stages, each, strict=True):  # behind whole nodes any width may follow
+                found = rooms.of(n, m)(powers.sums(m, 0))
+                behind = list(map(add, behind, found if often == 1 else map(mul, repeat(often), found)))
+            total += sum(map(mul, heads[narrow:], behind))
         return total
+
+    @cached_property
+    def _rooms(self) -> dict[tuple[object, ...], _Rooms]:
+        return {}
+
+
+class _Rooms:
+    """How many widths fit behind runs of equal stages on the first `stride` ranks of uniform ground."""
+
+    def __init__(self, node: int, widths: Sequence[int], stride: int) -> None:
+        self._node, self._widths, self._stride = node, widths, stride
+        self._fitting = {place: list(accumulate(self._there(place))) for place in (0, *divisors(node)[:-1])}
+        self._of: dict[tuple[int, int], itemgetter[tuple[int, ...]]] = {}
+        self._behind: dict[tuple[int, int], list[int]] = {}
+
+    def _there(self, place: int) -> list[int]:
+        """Which of 0 to `stride` GPUs are a width that may stand `place` GPUs into a node (at 0 every one)."""
+        found = [0] * (self._stride + 1)
+        for width in self._widths:
+            found[width] = int(place % width == 0)
+        return found
+
+    def of(self, n: int, m: int) -> itemgetter[tuple[int, ...]]:
+        """How many fit m times behind n stages of each number of whole nodes that leaves room, as a getter of sums by that."""
+        if (n, m) not in self._of:
+            left = (self._stride - n * w for w in self._widths[bisect_left(self._widths, self._node) :] if n * w < self._stride)
+            self._of[n, m] = itemgetter(*(self._fitting[0][room // m] for room in left), 0, 0)
+        return self._of[n, m]
+
+    def behind(self, n: int, width: int, stages: Iterable[int]) -> list[int]:
+        """How many fit behind n stages of a part of a node, for each number of stages."""
+        if (n, width) not in self._behind:
+            fitting, left = self._fitting[gcd(n * width, self._node) % self._node], self._stride - n * width
+            self._behind[n, width] = [fitting[left // m] for m in stages]
+        return self._behind[n, width]
 
 
 class _Powers:
     """Powers of the number of options of a stage of each width, and their sums."""
 
     def __init__(self, widths: list[int], options: Mapping[int, int]) -> None:
-        self.widths, self._options = widths, options
-        self._powers: dict[int, list[int]] = {}
-        self._sums: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
+        self.widths = widths
+        self._powers = [[1] * len(widths), [options[w] for w in widths]]
+        self._sums: dict[tuple[int, int], list[int]] = {}
 
     def of(self, stages: int) -> list[int]:
         """Ways to fill `stages` stages, for each width."""
-        if stages not in self._powers:
-            self._powers[stages] = [self._options[w] ** stages for w in self.widths]
+        while len(self._powers) <= stages:
+            self._powers.append(list(map(mul, self._powers[-1], self._powers[1])))
         return self._powers[stages]
 
-    def placed(self, stages: int, place: int) -> tuple[list[int], list[int]]:
-        """Widths that may stand `place` GPUs into a node (whole nodes at 0 alone), and the sums of their first powers."""
+    def sums(self, stages: int, place: int) -> list[int]:
+        """Sums of the powers of the first widths that may stand `place` GPUs into a node, a divisor of it or 0."""
         key = (stages, place)
         if key not in self._sums:
-            some = [(w, p) for w, p in zip(self.widths, self.of(stages), strict=True) if place % w == 0]
-            self._sums[key] = [w for w, _ in some], list(accumulate((p for _, p in some), initial=0))
+            some = (p for w, p in zip(self.widths, self.of(stages), strict=True) if place % w == 0)
+            self._sums[key] = list(accumulate(some, initial=0))
         return self._sums[key]
 
 

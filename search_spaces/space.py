@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from itertools import accumulate
 
 from search_spaces.attention import AttentionDomain, AttentionPartition
@@ -100,16 +100,14 @@ class SearchSpace:
 
     def stride(self, replicas: int) -> int:
         """Ranks that one replica may use."""
-        if replicas not in self._strides:
-            stride = replica_stride(self.sizes, replicas)
-            if stride is None:
-                raise ValueError(f"no block of ranks serves {replicas} replicas alike")
-            self._strides[replicas] = stride
-        return self._strides[replicas]
+        stride = self._strides(replicas)
+        if stride is None:
+            raise ValueError(f"no block of ranks serves {replicas} replicas alike")
+        return stride
 
     @cached_property
-    def _strides(self) -> dict[int, int]:
-        return {}
+    def _strides(self) -> Callable[[int], int | None]:
+        return cache(partial(replica_stride, self.sizes))
 
     def widths(self, stride: int) -> tuple[int, ...]:
         """GPU counts that a stage may have."""
@@ -340,9 +338,13 @@ class SearchSpace:
         """How many partitions have which (batch parts, residual shards)."""
         key = (ways, -1, index)
         if key not in self._needed:
-            partitions = self.pinned(index).attention.partitions(self.sizes, ways)
-            self._needed[key] = Counter((p.batch_parts, residual_shards(self.sizes, p)) for p in partitions)
+            self._needed[key] = Counter((p.batch_parts, residual_shards(self.sizes, p)) for p in self.partitions(ways, index))
         return self._needed[key]
+
+    @cached_property
+    def partitions(self) -> Callable[[int, int | None], tuple[AttentionPartition, ...]]:
+        """Every attention partition of a stage of some GPUs (of a fixed stage), in order; listed once."""
+        return cache(lambda ways, index: tuple(self.pinned(index).attention.partitions(self.sizes, ways)))
 
     @cached_property
     def _needed(self) -> dict[tuple[int, int, int | None], Counter[tuple[int, int]]]:

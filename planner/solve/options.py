@@ -68,7 +68,7 @@ def option_block(
     """The options of stages on `places` (one width, one kind)."""
     sizes, width = space.sizes, len(places[0])
     own = space.pinned(index)
-    partitions = tuple(own.attention.partitions(sizes, width))
+    partitions = space.partitions(width, index)
     experts = tuple(own.experts.shared(sizes, width)) if sizes.moe else (None,)
     ffns = tuple(FfnOption(mlp, e) for mlp in own.mlp_choices(width) for e in experts)
     each = [token_split(sizes, p) for p in partitions]
