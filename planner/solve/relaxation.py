@@ -111,7 +111,7 @@ def larger_gpus(env: Setting, optimum: Optimum, ask: Callable[[Setting], Optimum
     kinds = list(env.cluster.kinds.values())
     capacity, useful = largest_memory(env), 1.0 - max(_reserve_growth(kind) for kind in kinds)
     total, found = float(capacity), optimum
-    while found.choice is None and found.complete and 0 < found.excess_bytes < INF:  # bytes that are lacking are known from below
+    while found.choice is None and found.complete and 0 < found.excess_bytes < INF:  # lacking bytes are a bound
         total = math.ceil((total + found.excess_bytes / useful) / GB) * GB  # memory is bought no finer
         found = ask(_with_larger_gpus(env, total - capacity))
     text = f"{(total - capacity) / GB:.2f} GB more"
