@@ -8,16 +8,18 @@ each replica).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, permutations, product
 from math import factorial, gcd, prod
+from typing import TypeVar
 
 from search_spaces.sizes import LARGE_CLUSTER, divisors
 
 MOST_ORDERS, MOST_LARGE_ORDERS = 24, 8
 """Orders of a cluster's GPUs that a search goes through, at most: on small clusters, and on large ones."""
 Ranks = tuple[int, ...]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,13 @@ class Node:
         return self.link, frozenset(Counter(self.kinds).items())
 
     def turned(self) -> tuple[Node, ...]:
-        """The node with its GPUs as listed, and with those of a kind side by side, the kinds in every order."""
-        found = {self.look: self}
-        for kinds in permutations(dict.fromkeys(self.kinds)):
-            at = sorted(range(len(self.gpus)), key=lambda i: kinds.index(self.kinds[i]))
-            node = Node(tuple(self.gpus[i] for i in at), tuple(self.kinds[i] for i in at), self.link)
+        """The node with its GPUs as listed, and with those of a kind side by side, once or in equal blocks."""
+        groups: dict[Hashable, list[int]] = {}
+        for gpu, kind in zip(self.gpus, self.kinds, strict=True):
+            groups.setdefault(kind, []).append(gpu)
+        kind_of, found = dict(zip(self.gpus, self.kinds, strict=True)), {self.look: self}
+        for gpus in _blocks(groups):
+            node = Node(gpus, tuple(kind_of[gpu] for gpu in gpus), self.link)
             found.setdefault(node.look, node)
         return tuple(found.values())
 
@@ -76,8 +80,8 @@ def order_rule(orders: Orders, searched: int) -> tuple[str, ...]:
         return (f"{COUNTED} in {searched} of {total} orders; the time was over before the others",)
     if orders.every:
         return (
-            f"{COUNTED} in any order, in a node of several kinds of GPU those of a kind side by side or as listed: all {total} "
-            "orders that differ are searched, and of those that tie the first counts",
+            f"{COUNTED} in any order, in a node of several kinds of GPU as listed, or those of a kind side by side, once or in "
+            f"equal blocks: all {total} such orders that differ are searched, and of those that tie the first counts",
         )
     return (
         f"{COUNTED} in {total} orders: as it lists them, and with nodes that are alike side by side, once or in equal blocks; "
@@ -99,7 +103,9 @@ def orders_of(nodes: Sequence[Node]) -> Orders:
     else:
         ways = max(map(len, turned.values()), default=1)
         found = (
-            tuple(_turn(turned.get(node, (node,)), way) for node in line) for line in _blocks(nodes) for way in range(ways)
+            tuple(_turn(turned.get(node, (node,)), way) for node in line)
+            for line in _blocks(_by_make(nodes))
+            for way in range(ways)
         )
     own = tuple(nodes)
     distinct = {tuple(node.look for node in own): own}
@@ -124,15 +130,14 @@ def _lines(nodes: Sequence[Node]) -> Iterator[tuple[Node, ...]]:
     yield from extend((), _by_make(nodes))
 
 
-def _blocks(nodes: Sequence[Node]) -> Iterator[tuple[Node, ...]]:
-    """The nodes in one block or in several equal ones, in each those of a make side by side, the makes in every order."""
-    groups = _by_make(nodes)
+def _blocks(groups: Mapping[Hashable, Sequence[Item]]) -> Iterator[tuple[Item, ...]]:
+    """Things in one block or in several equal ones, in each those of a group side by side, the groups in every order."""
     counts = divisors(gcd(*map(len, groups.values())))
     for blocks in chain.from_iterable(zip(counts, reversed(counts), strict=True)):  # the fewest, the most, and so on
-        for makes in islice(permutations(groups), MOST_ORDERS):
-            cuts = {make: len(groups[make]) // blocks for make in makes}
+        for order in islice(permutations(groups), MOST_ORDERS):
+            cuts = {name: len(groups[name]) // blocks for name in order}
             yield tuple(
-                node for b in range(blocks) for make in makes for node in groups[make][b * cuts[make] : (b + 1) * cuts[make]]
+                item for b in range(blocks) for name in order for item in groups[name][b * cuts[name] : (b + 1) * cuts[name]]
             )
 
 

@@ -102,7 +102,7 @@ def _look(env: Setting, place: Site) -> Hashable:
     """What the price of a stage of one GPU kind depends on: which of its GPUs share a domain, and the links of the domains."""
     domains = [env.cluster.domain_of[rank] for rank in place]
     number = {domain: at for at, domain in enumerate(dict.fromkeys(domains))}
-    return tuple(number[domain] for domain in domains), tuple(env.cluster.domains[domain].link for domain in number)
+    return tuple(number[domain] for domain in domains), tuple(env.cluster.tiers[domain] for domain in number)
 
 
 def _cut(table: StageTable, at: int) -> Slice:

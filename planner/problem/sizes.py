@@ -52,8 +52,8 @@ def sizes_of(model: ModelSpec, workload: Workload, cluster: Cluster) -> Sizes:
 
 def _links(cluster: Cluster) -> tuple[int, ...]:
     """The number of the link inside every rank's domain; nothing where all domains have the same."""
-    number = {link: index for index, link in enumerate(dict.fromkeys(domain.link for domain in cluster.domains))}
-    return tuple(number[cluster.domains[domain].link] for domain in cluster.domain_of) if len(number) > 1 else ()
+    number = {tier: index for index, tier in enumerate(dict.fromkeys(cluster.tiers))}
+    return tuple(number[cluster.tiers[domain]] for domain in cluster.domain_of) if len(number) > 1 else ()
 
 
 def _one(name: str, values: Iterable[int], model: ModelSpec) -> int:

@@ -74,7 +74,7 @@ def test_the_number_of_orders_is_bounded_and_lower_on_large_clusters() -> None:
 def test_what_was_not_searched_is_said() -> None:
     found = orders_of(nodes("ff", "ff", "ss"))
     assert order_rule(orders_of(nodes("ff", "ff")), 1) == ()
-    assert "all 3 orders" in order_rule(found, 3)[0]
+    assert "all 3 such orders" in order_rule(found, 3)[0]
     assert "2 of 3 orders" in order_rule(found, 2)[0]
     assert "not tried in another order" in order_rule(found, 1)[0]
 
