@@ -16,7 +16,7 @@ class InputError(PlannerError):
     Parameters
     ----------
     field: the path of the field inside its file, such as ``space.attention.head_groups``
-    value: what was found there
+    value: what was found there (None: nothing)
     allowed: what may stand there, as a short phrase
     source: the file or the argument that the field was read from
 
@@ -25,7 +25,7 @@ class InputError(PlannerError):
     def __init__(self, field: str, value: object, allowed: str, source: str = "") -> None:
         self.field, self.value, self.allowed, self.source = field, value, allowed, source
         place = f"{source}: {field}" if source else field
-        super().__init__(f"{place} is {shown(value)}; allowed: {allowed}")
+        super().__init__(f"{place} is {'missing' if value is None else shown(value)}; allowed: {allowed}")
 
     def within(self, source: str, prefix: str = "") -> InputError:
         """The same error, told with the file it came from and the path above its field."""

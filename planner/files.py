@@ -128,9 +128,17 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Write bytes under a temporary name in the same folder, then rename; `InputError` if it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    """Write bytes under a temporary name in the same folder, then rename; `InputError` if it cannot be written.
+
+    A link stays, and what it names is replaced; a device or a pipe (`/dev/stdout`) is written to.
+    """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            with path.open("wb") as stream:
+                stream.write(data)
+            return
+        path = path.resolve()
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:
             with temporary.open("xb") as stream:
                 stream.write(data)

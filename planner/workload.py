@@ -207,17 +207,21 @@ def _loads(fields: Fields) -> tuple[tuple[float, ...], ...]:
         return ()
     if not isinstance(value, list | tuple):
         raise fields.error("expert_load", "a list with one number for each expert, or one such list for each MoE layer")
-    rows = list(value) if isinstance(value[0], list | tuple) else [value]
-    return tuple(_load(fields, row, f"{fields.at('expert_load')}[{i}]") for i, row in enumerate(rows))
+    place = fields.at("expert_load")
+    if not isinstance(value[0], list | tuple):
+        return (_load(fields, value, place),)
+    return tuple(_load(fields, row, f"{place}[{i}]") for i, row in enumerate(value))
 
 
 def _load(fields: Fields, row: object, path: str) -> tuple[float, ...]:
-    allowed = "a list of numbers from 0 to 1e15, not all zero"
-    if not isinstance(row, list | tuple) or not all(_is_load(x) for x in row):
-        raise InputError(path, row, allowed, fields.source)
+    if not isinstance(row, list | tuple) or not row:
+        raise InputError(path, row, "a list with one number for each expert", fields.source)
+    for expert, load in enumerate(row):
+        if not _is_load(load):
+            raise InputError(f"{path}[{expert}]", load, "a number from 0 to 1e15", fields.source)
     total, count = sum(row), len(row)
     if total <= 0:
-        raise InputError(path, row, allowed, fields.source)
+        raise InputError(path, row, "loads that are not all zero", fields.source)
     even = abs(total - count) <= 1e-9 * count  # already relative to the mean: keep the very numbers
     return tuple(float(x) if even else float(x * count / total) for x in row)
 

@@ -121,7 +121,7 @@ def _column(name: str, varied: Sequence[str], option: str) -> tuple[str, list[ob
         return f"t.{name}", []
     if name in varied:
         return "json_extract(p.varied, ?)", [f'$."{name}"']
-    raise unknown_name(option, name, [*FIELDS, *varied])
+    raise unknown_name(option, name, {*FIELDS, *varied})
 
 
 def _varied(index: Index) -> list[str]:

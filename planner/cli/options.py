@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -93,8 +94,23 @@ def caps_of(max_latency_ms: float | None, max_memory_gb: float | None, gpus_at_m
 
 def check_file(path: Path | None, option: str) -> None:
     """Refuse a file that cannot be written before time is spent on its content."""
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+    if path is None:
+        return
+    if path.is_dir() or not path.parent.is_dir():
         raise InputError(option, str(path), "a file in a folder that exists")
+    if not os.access(path if path.exists() and not path.is_file() else path.parent, os.W_OK):
+        raise InputError(option, str(path), "a file in a folder that you may write to")
+
+
+def check_folder(path: Path | None, option: str) -> None:
+    """Refuse a folder that cannot be written or made before time is spent on its content."""
+    if path is None:
+        return
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise InputError(option, str(path), "a folder, or a path where one can be made")
+    if not os.access(there, os.W_OK):
+        raise InputError(option, str(path), "a folder that you may write to")
 
 
 def with_tables(sets: list[str], gemm: list[str], comm: str | None) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from planner.cli.options import AsFormat, AsJson, GpusAtMost, MaxLatency, MaxMemory, Sets, caps_of, limits_of
+from planner.cli.options import AsFormat, AsJson, GpusAtMost, MaxLatency, MaxMemory, Sets, caps_of, check_file, limits_of
 from planner.cli.output import Format, Progress, say, say_json, warn
 from planner.cli.search import CODES, INTERRUPTED, ProblemName
 from planner.errors import InputError
@@ -71,12 +71,9 @@ def pareto(
 
 def _check_file(out: Path | None) -> None:
     """Refuse a file that cannot be written, or is no SVG, before time is spent on the search."""
-    if out is None:
-        return
-    if out.suffix.lower() != ".svg":
+    if out is not None and out.suffix.lower() != ".svg":
         raise InputError("--out", str(out), "a file whose name ends with .svg")
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise InputError("--out", str(out), "a file in a folder that exists")
+    check_file(out, "--out")
 
 
 def _tell(found: Front, out: Path | None, as_json: bool, seconds: float) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from planner.cli.options import AsFormat, AsJson, CommTable, GemmTable, Plan, Sets, with_tables
+from planner.cli.options import AsFormat, AsJson, CommTable, GemmTable, Plan, Sets, check_file, with_tables
 from planner.cli.output import Format, say, say_json, warn
 from planner.errors import InputError
 
@@ -150,8 +150,7 @@ def dag(
         allowed = f"a file that ends in .{as_.value}" if as_ else "a file that ends in .dot, .svg or .json"
         raise InputError("--output", str(out), allowed)
     form = as_ or (Drawing(ending) if ending else Drawing.dot)
-    if out is not None and not out.absolute().parent.is_dir():
-        raise InputError("--output", str(out), "a file in a folder that exists")
+    check_file(out, "--output")
     if view == View.full and form == Drawing.svg:
         raise InputError("--as", form.value, "dot or json: the full view is no drawing")
     if view != View.full and micro_batches is not None:

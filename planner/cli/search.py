@@ -22,6 +22,7 @@ from planner.cli.options import (
     Sets,
     caps_of,
     check_file,
+    check_folder,
     limits_of,
     with_tables,
 )
@@ -143,8 +144,7 @@ def _check_outputs(out: Path | None, certificate: Path | None, every: bool) -> N
     check_file(certificate, "--certificate")
     if certificate is not None and every:
         raise InputError("--certificate", str(certificate), "given with one problem, without --all")
-    if out is not None and any(place.exists() and not place.is_dir() for place in (out, *out.parents)):
-        raise InputError("--out", str(out), "a folder, or a path where one can be made")
+    check_folder(out, "--out")
 
 
 def _answers(
@@ -156,7 +156,7 @@ def _answers(
     from planner.solve.searcher import inference_only
 
     if certificate is not None:
-        inference_only(problems[0].space, "search --certificate")
+        inference_only(problems[0].space, "search --certificate", "--out stores the plan with its bound")
     for problem in problems:
         start, progress = time.monotonic(), Progress(problem.name)
         try:

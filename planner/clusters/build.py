@@ -51,7 +51,8 @@ def load_cluster(ref: str | Path | Mapping[str, Any] | Cluster, source: str = ""
     try:
         return _build(as_mapping(ref, source), "")
     except InputError as error:  # the fields are those of the mapping behind the name: show the name that was written
-        raise InputError("cluster", ref, error.allowed, source) from error
+        part = {"count": "NODES: ", "gpus": "GPUS: "}.get(error.field.rpartition(".")[2], "")
+        raise InputError("cluster", ref, f"{part}{error.allowed}", source) from error
 
 
 def as_mapping(ref: str | Path, source: str = "") -> dict[str, Any]:

@@ -125,7 +125,7 @@ def compare(plans: Sequence[PlanRef | Chosen], *, sets: Sequence[str] = ()) -> C
 def _column(plan: PlanRef | Chosen, sets: Sequence[str]) -> Side | Missing:
     try:
         chosen = choose(plan, sets=sets)
-        inference_only(chosen.problem.space, "compare")
+        inference_only(chosen.problem.space, "compare", "planner evaluate prices each of them")
         return side(chosen)
     except NoPlanError as error:
         return Missing(str(plan), str(error))

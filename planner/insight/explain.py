@@ -165,7 +165,7 @@ def explain(
     Raises what `choose` raises. `limits.seconds` ends the re-optimizations early; `cut` then says what is missing.
     """
     chosen = choose(plan, sets=sets)
-    inference_only(chosen.problem.space, "explain")
+    inference_only(chosen.problem.space, "explain", "planner search tells the best plan of every other decision")
     clock = Clock(limits or Limits(), progress)
     env, problem, choice = chosen.env, chosen.problem, chosen.choice
     sizes, space = problem.sizes, with_found_placements(env, problem.space)

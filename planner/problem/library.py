@@ -33,7 +33,8 @@ def problem_mapping(ref: str | Path | Mapping[str, object]) -> tuple[dict[str, o
     if not isinstance(ref, str):
         raise InputError("problem", ref, "a library name, a path to a problem file, or a mapping")
     if ref not in library_names():
-        raise unknown_name("problem", ref, library_names())
+        error = unknown_name("problem", ref, library_names())
+        raise InputError("problem", ref, f"{error.allowed}, or a path to a problem file")
     return {"name": ref, **read_yaml(FOLDER / f"{ref}.yaml")}, f"{ref}.yaml", FOLDER
 
 

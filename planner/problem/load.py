@@ -117,11 +117,13 @@ def _build(whole: dict[str, object], source: str, changed: bool) -> Problem:
     fields = _fields(whole, source)
     model = _sourced(_ref(fields.raw("model"), "model", source), source, fields.text("source", default="the problem file"))
     cluster = load_cluster(_ref(fields.raw("cluster"), "cluster", source), source)
-    workload = load_workload(_ref(fields.raw("workload"), "workload", source), source)
+    asked = _ref(fields.raw("workload"), "workload", source)
+    workload = load_workload(asked, source)
     try:
         sizes = sizes_of(model, workload, cluster)
     except InputError as error:
-        raise error.within(source) from None
+        own = error.field.startswith("workload.") and isinstance(asked, str) and is_path(asked)
+        raise error.within(str(asked) if own else source) from None
     base = read_space(fields.raw("space"), sizes, source, training=workload.training is not None)
     pins = _mapping(fields, "pins")
     space = _pinned(pins, base, source)

@@ -108,4 +108,7 @@ def _problem_of(content: Mapping[str, object], plan: Mapping[str, object], path:
         raise InputError("problem", ref, "the plan's problem: a library name, a path, or a mapping", str(path))
     else:
         ref = beside(ref, path.parent)
-    return load_problem(ref if isinstance(ref, Mapping) else str(ref), sets=sets)
+    try:
+        return load_problem(ref if isinstance(ref, Mapping) else str(ref), sets=sets)
+    except InputError as error:
+        raise error.within(str(path)) from None

@@ -87,4 +87,5 @@ def _check_loads(workload: Workload, experts: int, layers: int) -> None:
         raise InputError("workload.expert_load", f"{len(loads)} rows", f"one row, or one for each of the {layers} MoE layers")
     for index, row in enumerate(loads):
         if len(row) != experts:
-            raise InputError(f"workload.expert_load[{index}]", f"{len(row)} loads", f"one for each of the {experts} experts")
+            place = f"workload.expert_load[{index}]" if len(loads) > 1 else "workload.expert_load"
+            raise InputError(place, f"{len(row)} loads", f"one for each of the {experts} experts")

@@ -28,7 +28,8 @@ def tie_rule(space: SearchSpace) -> str:
     return TRAINING_TIE_RULE if isinstance(space, TrainingSpace) else TIE_RULE
 
 
-def inference_only(space: SearchSpace, verb: str) -> None:
-    """Refuse a training problem where only inference is answered."""
+def inference_only(space: SearchSpace, verb: str, instead: str) -> None:
+    """Refuse a training problem where only inference is answered, and say what answers `instead`."""
     if isinstance(space, TrainingSpace):
-        raise InputError("workload.phase", "training", f"prefill or decode: {verb} does not answer for training plans yet")
+        allowed = f"prefill or decode: {verb} does not answer for training plans yet; {instead}"
+        raise InputError("workload.phase", "training", allowed)

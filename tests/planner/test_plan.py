@@ -130,7 +130,7 @@ WRONG = [
     ({"stages": [{"layers": 1, "devices": [0]}]}, "plan.stages is '1 layers'; allowed: layers of the stages that sum"),
     ({"stages": [{"layers": 2, "devices": [0, 8]}]}, "plan.stages[0].devices[1] is 8; allowed: an integer from 0 to 7"),
     ({"stages": [{"layers": 2, "devices": [0, 0]}]}, "0 stands twice"),
-    ({"stages": [{"layers": 2}]}, "plan.stages[0].devices is None"),
+    ({"stages": [{"layers": 2}]}, "plan.stages[0].devices is missing"),
     ({"stages": [{"layers": 1, "devices": [0, 1]}, {"layers": 1, "devices": [1]}]}, "1 is in stage 0, too"),
     ({"stages": [WHOLE], "attention": {"head_groups": 4, "dimension_segments": 4}}, "dimension_segments 4 = 16"),
     ({"stages": [WHOLE], "mlp": {"ways": 3}}, "plan.stages[0].mlp.ways is 3"),

@@ -62,7 +62,10 @@ def test_loads_are_relative_to_their_mean():
         ("decode:batch=1,context=2,logit=all", "did you mean logits"),
         ({"phase": "prefil", "batch": 1}, "did you mean prefill"),
         ({"phase": "prefill", "batch": 1, "prompt": 2, "expert_load": [0, 0]}, "not all zero"),
-        ({"phase": "prefill", "batch": 1, "prompt": 2, "expert_load": [[1, "2"]]}, "a list of numbers"),
+        (
+            {"phase": "prefill", "batch": 1, "prompt": 2, "expert_load": [[1, "2"]]},
+            "expert_load[0][1] is '2'; allowed: a number from 0",
+        ),
         ({"phase": "prefill", "batch": 1, "prompt": 2, "expert_load": 3}, "one number for each expert"),
         ({"schema": "planner.workload/2", "phase": "prefill"}, "planner.workload/1"),
         (7, "a path to a workload file"),
