@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.graph.flows import Floor, Flow, Flows
+from planner.graph.flows import Floor, Flow, Flows, chance
 from planner.graph.rows import Ints, MoeRows
 from planner.model import Ffn, ModelSpec
 from planner.workload import Workload
@@ -213,7 +213,7 @@ def _reach(
     with probability C(E - n, k) / C(E, k). Unequal loads: k independent draws (assumed, slightly high).
     """
     counts = served.counts
-    hit = 1.0 - (1.0 - np.minimum(served.blocks, 1.0)) ** ffn.top_k
+    hit = chance(served.blocks, ffn.top_k)
     hit = np.where(counts > 0, hit, 0.0)
     most = (hit * served.senders[:, None]).sum(axis=1) if served.senders.size > 1 else hit[:, 0]
     miss = np.ones(counts.size)

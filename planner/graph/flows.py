@@ -52,30 +52,61 @@ def _parts(
 class Floor:
     """What the flows of any placement have at least.
 
-    `kept` [experts + 1] are the parts of all pairs that so many experts get at most. A group holds `held` experts at most and
-    may serve its neighbours first (0: it may not, and holds any number). A token goes to `spread` groups of `tensor_ways` GPUs
-    or more.
+    `kept` [experts + 1] are the parts of all pairs that so many experts get at most; a token has `top_k` pairs. Beside one of
+    each expert there are `spare` copies at most, which serve `within` GPUs around them first (0: there may be any number, and
+    they take turns). Groups have `tensor_ways` GPUs. The busiest GPU sends or gets `busiest` tokens for each that a GPU has.
     """
 
     kept: tuple[float, ...]
-    held: int
+    top_k: int
+    spare: int
+    within: int
     tensor_ways: int
-    spread: float
+    busiest: float
 
     def parts(self, domains: Sequence[int]) -> tuple[float, float]:
-        """As of a `Flow`, no more than those of any placement.
+        """As of a `Flow`, no more than those of any placement: the GPU with most has the mean of all GPUs or more.
 
-        With all copies in turn, some GPU sends its mean part out of its domain, and some keeps its mean part. With neighbours
-        first, what leaves are the pairs of the experts that have no copy in the domain.
+        With all copies in turn, a GPU's mean part leaves its domain. With neighbours first, a copy keeps no more inside than
+        its expert's pairs of the domain with most GPUs, once for each domain with a copy. What is left, X of all pairs, goes to
+        G groups: one gets X / G or more, which is fewest tokens where few senders have it; and the fewer groups, the more each.
         """
-        place, every = np.asarray(domains), self.tensor_ways * self.spread
-        count = np.bincount(place)
-        if not self.held:
-            return every * (1.0 - float(count.max()) / place.size), every * float(count[count > 0].min()) / place.size
-        group = np.arange(place.size) // self.tensor_ways
-        near = np.bincount(np.unique(np.stack([place, group]), axis=1)[0])
-        pairs = max(1.0 - self.kept[min(int(groups) * self.held, len(self.kept) - 1)] for groups in near[near > 0])
-        return every * max(0.0, pairs), 0.0
+        place = np.asarray(domains)
+        count = np.unique(place, return_counts=True)[1] / place.size
+        largest = float(count.max())
+        if not self.within:
+            return self.busiest * (1.0 - largest), self.busiest * float(count.min())
+        others, times = count.size - 1, self._times(place)
+        inside = largest * (1.0 + others * self._kept(self.spare / others)) if others else 1.0
+        each = max(0.0, 1.0 - inside) * self.tensor_ways / place.size
+        return place.size * float(chance(np.array(each * times), self.top_k)) / times, 0.0
+
+    def _kept(self, experts: float) -> float:
+        """The largest part of the pairs that so many experts get, between whole ones along a line."""
+        return float(np.interp(experts, np.arange(len(self.kept)), self.kept))
+
+    def _times(self, place: Ints) -> float:
+        """How many times larger than its part of all pairs a group's part of those of GPUs of other domains may be.
+
+        A copy of an expert that has others serves its own block and, where that is not all, at least one block without any:
+        each with no smaller a part of all senders than the smallest has. Where blocks are no parts of domains, what leaves one
+        may come from a group's own block alone.
+        """
+        blocks = np.arange(place.size) // self.within
+        smallest = float(smallest_block(np.array(place.size), np.array(self.within))) / place.size
+        inside = np.unique(np.stack([blocks, place]), axis=1).shape[1] == int(blocks[-1]) + 1
+        return max(1.0, 0.5 / smallest) if inside else 1.0 / smallest
+
+
+def smallest_block(ways: Ints, within: Ints) -> Ints:
+    """GPUs in the smallest of the blocks of `within` consecutive ones (`within` > 0 where it counts)."""
+    rest = ways % np.maximum(within, 1)
+    return np.asarray(np.where(rest > 0, rest, within))
+
+
+def chance(part: NDArray[np.float64], top_k: int) -> NDArray[np.float64]:
+    """Chance that a token goes to a group with this part of its pairs, of which it has `top_k`, drawn one by one."""
+    return np.asarray(1.0 - (1.0 - np.minimum(part, 1.0)) ** top_k)
 
 
 @dataclass(frozen=True, slots=True)

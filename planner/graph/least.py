@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from planner.graph.experts import Load, MoeTable
-from planner.graph.flows import Floor
+from planner.graph.flows import Floor, chance, smallest_block
 from planner.graph.rows import Ints
 from planner.model import Ffn
-from search_spaces.experts import ExpertPlacement, most_held
+from search_spaces.experts import ExpertPlacement, most_held, serves
 
 EVERYTHING = (1.0, np.inf)
 INTERVALS = ((1.0, 1.2), (1.2, 1.6), (1.6, 3.0), (3.0, np.inf))
@@ -37,45 +36,39 @@ def least_tables(
     rounded up, with a pair for each. Some GPU holds at least the mean of the experts. The groups that a token goes to grow with
     the groups' parts of its pairs, a concave function: they are fewest where as few groups as can be have the largest part.
 
-    Where copies may serve the `neighbours` GPUs around them first, a group's part of the pairs of one block of GPUs may be as
-    many times larger as there are blocks, and what stays in a domain is what the experts get that fit there at most.
+    Where copies may serve the `neighbours` GPUs around them first, a group may get all pairs of experts with copies from its
+    own block of GPUs; there are no more such experts than slots beyond one for each.
     """
     weights = np.array([load or (1.0,) * ffn.experts for load in loads]).reshape(len(loads), ffn.experts)
     weights = weights / weights.sum(axis=1, keepdims=True)
-    ways, tensor, blocks = (
+    ways, tensor, within = (
         np.tile(np.array(column, dtype=np.int64).repeat(2), len(loads))
-        for column in zip(*((ways, p.tensor_ways, _blocks(p, ways, neighbours)) for p, ways in placements), strict=True)
+        for column in zip(*((ways, p.tensor_ways, _within(p, ways, neighbours)) for p, ways in placements), strict=True)
     )
     groups, owner = ways // tensor, np.arange(len(placements) * len(loads)).repeat(2)
     low, high = (np.minimum(1.0, end / groups) for end in fullest)
-    most = np.minimum(1.0, high * blocks)
-    spread = _chance(most, ffn.top_k) / most
-    reach = _chance(np.minimum(1.0, low * blocks), ffn.top_k) / blocks
+    part = np.where(within > 0, smallest_block(ways, within) / ways, 1.0)  # of all senders
+    kept = np.concatenate([np.zeros((len(loads), 1)), np.cumsum(-np.sort(-weights, axis=1), axis=1)], axis=1)
+    spare = np.where(within > 0, groups * _most_held(ffn.experts, groups) - ffn.experts, 0)
+    copied = kept[owner // len(placements), np.minimum(spare, ffn.experts)]
+    spread = ((1.0 - copied) * chance(high, ffn.top_k) + copied * part * chance(high / part, ffn.top_k)) / high
+    reach = part * chance(low / part, ffn.top_k)
     reads = np.arange(owner.size) % 2 == 1
     shares = np.where(reads[:, None], weights.repeat(2 * len(placements), axis=0), 0.0)
     shares[:, 0] = np.where(reads, shares[:, 0], low)
-    part = np.where(reads, 1.0 / groups, 1.0)
-    flows = _floors(ffn, weights, groups[::2], tensor[::2], blocks[::2], spread[::2])
-    return MoeTable(owner, ways, tensor, -(-ffn.experts // groups), np.zeros_like(owner), spread, reach, shares, part, flows)
+    busiest = tensor * np.maximum(spread, groups * reach)
+    columns = (column[::2].tolist() for column in (spare, within, tensor, busiest))
+    floors = enumerate(zip(*columns, strict=True))
+    flows = tuple(Floor(tuple(kept[at // len(placements)].tolist()), ffn.top_k, *row) for at, row in floors)
+    read = np.where(reads, 1.0 / groups, 1.0)
+    return MoeTable(owner, ways, tensor, -(-ffn.experts // groups), np.zeros_like(owner), spread, reach, shares, read, flows)
 
 
-def _blocks(placement: ExpertPlacement, ways: int, neighbours: int) -> int:
-    """Blocks of GPUs whose copies may serve their own tokens first; 1: copies take turns."""
-    near = placement.form == "dispatch" and neighbours and neighbours % placement.tensor_ways == 0
-    return -(-ways // neighbours) if near else 1
+def _within(placement: ExpertPlacement, ways: int, neighbours: int) -> int:
+    """GPUs that may serve one another's tokens first; 0: copies take turns."""
+    near = placement.form == "dispatch" and serves(neighbours, placement.tensor_ways, ways)
+    return neighbours if near else 0
 
 
-def _chance(part: NDArray[np.float64], top_k: int) -> NDArray[np.float64]:
-    """Chance that a token goes to a group with a part of its pairs, of which it has `top_k` (see `planner.graph.experts`)."""
-    return np.asarray(1.0 - (1.0 - part) ** top_k)
-
-
-def _floors(
-    ffn: Ffn, weights: NDArray[np.float64], groups: Ints, tensor: Ints, blocks: Ints, spread: NDArray[np.float64]
-) -> tuple[Floor, ...]:
-    """The floor of every owner's flow."""
-    kept = [(0.0, *row) for row in np.cumsum(-np.sort(-weights, axis=1), axis=1).tolist()]
-    each = len(groups) // len(weights)
-    held = [most_held(ffn.experts, g) if b > 1 else 0 for g, b in zip(groups.tolist(), blocks.tolist(), strict=True)]
-    columns = enumerate(zip(held, tensor.tolist(), spread.tolist(), strict=True))
-    return tuple(Floor(kept[at // each], *row) for at, row in columns)
+def _most_held(experts: int, groups: Ints) -> Ints:
+    return np.array([most_held(experts, count) for count in groups.tolist()], dtype=np.int64)

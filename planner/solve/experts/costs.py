@@ -12,7 +12,7 @@ from planner.costs.pricer import RoleBill, Sites
 from planner.evaluate.setting import LayerKind, Setting
 from planner.evaluate.tables import expand_cases
 from planner.graph.experts import moe_rows, moe_table
-from planner.graph.flows import Floor, Flows
+from planner.graph.flows import Floor, Flows, chance, smallest_block
 from planner.graph.moe import dispatch_role, local_role
 from planner.graph.rows import MoeRows
 from search_spaces.experts import ExpertPlacement, Form
@@ -59,22 +59,23 @@ class Mixture:
         return np.stack([each * self.pairs, read])
 
     def reach(self, share: float) -> float:
-        """Least chance that a token goes to a group with this share of all pairs: they may all come from one block of GPUs."""
-        blocks = self.blocks
-        return float(1.0 - (1.0 - min(share * blocks, 1.0)) ** self.layer.layer.ffn.top_k) / blocks
+        """Least chance that a token goes to a group with this share of all pairs: they may all come from the smallest block."""
+        part = self._part
+        return part * float(chance(np.array(share / part), self.layer.layer.ffn.top_k))
 
     @property
-    def blocks(self) -> int:
-        """Blocks of GPUs whose copies serve their own tokens first."""
-        return -(-len(self.devices) // self.within) if self.within else 1
+    def _part(self) -> float:
+        """What part of all tokens the smallest block of GPUs has whose copies serve it first."""
+        ways = len(self.devices)
+        return float(smallest_block(np.array(ways), np.array(self.within))) / ways if self.within else 1.0
 
     def floor(self, shares: Array, slots: int, spread: float, reach: float) -> Floor:
-        """What the flow of any placement of experts with these shares [E] has, where a token goes to so many groups at
-        least, and to the fullest with such a chance.
+        """What the flow of any placement of experts with these shares [E] has, where a token goes to so many groups at least,
+        and to the fullest with such a chance.
         """
-        kept = (0.0, *np.cumsum(-np.sort(-shares)).tolist())
-        each = spread if self.within else max(spread, reach * self.groups)
-        return Floor(kept, slots if self.within else 0, self.tensor_ways, each)
+        kept, spare = (0.0, *np.cumsum(-np.sort(-shares)).tolist()), self.groups * slots - shares.size
+        busiest = self.tensor_ways * max(spread, self.groups * reach)
+        return Floor(kept, self.layer.layer.ffn.top_k, spare, self.within, self.tensor_ways, busiest)
 
     def seconds(self, active: Ints, routed: Ints, spread: float, reach: float, floor: Floor | None = None) -> Array:
         """Seconds of the role on GPUs that read `active` experts for `routed` pairs, its all-to-all included [rows]: an even

@@ -13,10 +13,11 @@ from planner.clusters import load_cluster
 from planner.costs.collectives import Collectives
 from planner.costs.groups import GroupShape
 from planner.graph.experts import moe_device_rows, moe_rows, moe_table
-from planner.graph.flows import Flow
+from planner.graph.flows import Floor, Flow
+from planner.graph.least import least_tables
 from planner.model import Ffn
 from search_spaces.attention import AttentionPartition
-from search_spaces.experts import ExpertPlacement, contiguous_placement
+from search_spaces.experts import ExpertPlacement, contiguous_placement, most_held
 from search_spaces.stages import StageChoice
 
 FFN = Ffn("moe", 64, experts=8, top_k=2)
@@ -107,3 +108,45 @@ def test_equal_loads_in_the_usual_place_have_no_flow() -> None:
     assert moe_table(FFN, [(ExpertPlacement("dispatch"), 4)], ()).flows == (None,)
     given_place = ExpertPlacement("dispatch", placement=contiguous_placement(8, 4))
     assert moe_table(FFN, [(given_place, 4)], ()).flows != (None,)
+
+
+@st.composite
+def placed_flows(draw) -> tuple[ExpertPlacement, int, tuple[float, ...], tuple[int, ...]]:
+    tensor, groups = draw(st.sampled_from(((1, 4), (1, 6), (1, 8), (2, 4))))
+    ways, most = tensor * groups, most_held(FFN.experts, groups)
+    load = tuple(draw(st.sampled_from((0.1, 1.0, 2.0, 8.0, 40.0))) for _ in range(FFN.experts))
+    held, places = [0] * groups, list[tuple[int, ...]]()
+    for expert in range(FFN.experts):
+        free = [g for g in range(groups) if held[g] < most]
+        left = FFN.experts - expert - 1
+        room = sum(most - count for count in held) - left
+        chosen = draw(st.permutations(free))[: draw(st.integers(1, max(1, min(room, len(free), 4))))]
+        for group in chosen:
+            held[group] += 1
+        places.append(tuple(sorted(chosen)))
+    within = draw(st.sampled_from([n for n in (0, 2, 4) if not n or n < ways]))
+    copied = any(len(groups) > 1 for groups in places)
+    first, size = draw(st.integers(0, 3)), draw(st.sampled_from((2, 3, 4)))
+    domains = tuple((first + rank) // size for rank in range(ways))
+    return ExpertPlacement("dispatch", tensor, 0, tuple(places), serve_within=within if copied else 0), ways, load, domains
+
+
+@given(placed_flows(), st.sampled_from((2, 4)))
+@settings(max_examples=300, deadline=None)
+def test_no_flow_goes_below_the_floor_of_all_placements(
+    case: tuple[ExpertPlacement, int, tuple[float, ...], tuple[int, ...]], neighbours: int
+) -> None:
+    placement, ways, load, domains = case
+    table = moe_table(FFN, [(placement, ways)], load)
+    (flow,) = table.flows
+    assert flow is not None
+    fullest = (table.shares.sum(axis=1) * ways / placement.tensor_ways).max()  # over the mean
+    for near in (neighbours, 0) if not placement.serve_within else (placement.serve_within,):
+        for interval in ((1.0, np.inf), (min(1.0, fullest - 1e-9), fullest + 1e-9), (max(1.0, fullest - 1e-9), np.inf)):
+            least = least_tables(FFN, [(replace(placement, serve_within=0), ways)], [load], interval, near)
+            (floor,) = least.flows
+            assert isinstance(floor, Floor)
+            for below, own in zip(floor.parts(domains), flow.parts(domains), strict=True):
+                assert below <= own * (1 + 1e-9) + 1e-12
+            assert least.spread[0] <= table.spread[0] * (1 + 1e-9)
+            assert least.reach[0] <= table.reach[0] * (1 + 1e-9)
