@@ -78,7 +78,7 @@ def for_any_placement(result: Result) -> Result:
 
     def plain_of(gpus: tuple[int, ...]) -> Problem:
         ordered = result.problem.in_order(gpus)
-        return replace(ordered, space=replace(ordered.space, experts=replace(space.experts, searched=())))
+        return replace(ordered, space=replace(ordered.space, experts=replace(space.experts, searched=(), neighbours=0)))
 
     plain = plain_of(result.problem.sizes.gpus)
     orders = tuple(replace(order, closings=_for_any(plain_of(order.gpus), result)) for order in result.orders)
