@@ -326,8 +326,8 @@ def _detailed(plain: Result, env: Setting, asked: Search, top: int, limits: Limi
         say(f"optimum {optimum.value:.6g} found and proven; enumerating decisions")
         found["decisions"] = decisions(asked, problem, optimum)
     if time.monotonic() < end:
-        say("comparing with the hand-designed plans")
         names = problem.plans
+        say("comparing with the hand-designed plans" if names else "decisions enumerated")
         found["hand_designed"] = tuple(hand_designed(problem, name, optimum.value, objective, limits) for name in names)
     if time.monotonic() < end:
         found["unrestricted"] = unrestricted(problem, env, objective, limits, optimum)

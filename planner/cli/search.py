@@ -50,7 +50,14 @@ class ObjectiveName(StrEnum):
 ProblemName = Annotated[
     str | None, typer.Argument(metavar="PROBLEM", help="A library name, or a path to a problem file.", show_default=False)
 ]
-Part = Annotated[str | None, typer.Option(show_default=False)]
+WorkloadPart = Annotated[
+    str | None,
+    typer.Option(
+        help="prefill:batch=B,prompt=TOKENS, decode:batch=B,context=TOKENS or training:global_batch=B,sequence=TOKENS, "
+        "or a file.",
+        show_default=False,
+    ),
+]
 
 
 def search(
@@ -58,9 +65,7 @@ def search(
     all_: Annotated[bool, typer.Option("--all", help="Every problem of the library.")] = False,
     model: Annotated[str | None, typer.Option(help="A model's name, its config.json or folder, or our own file.")] = None,
     cluster: Annotated[str | None, typer.Option(help="NODESxGPUS-KIND such as 2x8-h100, a name, or a file.")] = None,
-    workload: Annotated[
-        str | None, typer.Option(help="prefill:batch=B,prompt=TOKENS or decode:batch=B,context=TOKENS, or a file.")
-    ] = None,
+    workload: WorkloadPart = None,
     space: Annotated[str | None, typer.Option(help="full, or the problem whose space is taken.")] = None,
     sets: Sets = [],  # noqa: B006  # typer copies it
     gemm_table: GemmTable = [],  # noqa: B006

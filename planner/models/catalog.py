@@ -33,7 +33,7 @@ _VARIANT = re.compile(r"-(?:instruct|base|chat|it|pt|hf|fp8|v0\.[0-9]|original|[
 
 @cache
 def _files() -> dict[str, Path]:
-    return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"), key=lambda path: path.stem)}
 
 
 def catalog_names() -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from planner.errors import InputError
 
 DEVICES = ("cuda", "cpu")
-INSTALL = "PyTorch: pip install 'parallelism-planner[profile]'"
+INSTALL = "pip install 'parallelism-planner[profile]' first"
 SHARE = 0.6  # of the free memory that one shape may take
 CPU_BYTES = 4e9
 
@@ -42,7 +42,7 @@ def find_device(kind: str | None) -> Device:
     `InputError` where PyTorch, or the device, is missing.
     """
     if find_spec("torch") is None:
-        raise InputError("planner profile", "a measurement without PyTorch", INSTALL)
+        raise InputError("PyTorch", None, INSTALL)
     import torch
 
     if kind not in (None, *DEVICES):

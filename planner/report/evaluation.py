@@ -155,15 +155,16 @@ def _more(number: int) -> tuple[Block, ...]:
 
 
 def path_blocks(evaluation: Evaluation) -> tuple[Block, ...]:
-    """The longest path in order, one line for operators of the same layers that run equally often."""
-    lines = []
+    """The longest path in order, one line for operators of the same layers that run equally often, one after another."""
     alike = groupby(evaluation.critical_path, key=lambda item: (item.stage, item.device, item.layer, item.count))
-    for (_, device, layer, times), group in alike:
-        items = list(group)
-        where = f"layer {layer}" if layer[:1].isdigit() else layer or "between stages"
-        names = " -> ".join(item.op for item in items)
-        again = f", {count(times, 'time')}" if times > 1 else ""
-        lines.append(f"{where} on GPUs {device}{again}: {names} = {seconds(sum(item.seconds for item in items))}")
+    runs = [(key, list(items)) for key, items in alike]
+    lines = []
+    for (device, layer, names), same in groupby(runs, key=lambda run: (*run[0][1:3], " -> ".join(i.op for i in run[1]))):
+        again = list(same)
+        times, total = sum(key[3] for key, _ in again), sum(item.seconds for _, items in again for item in items)
+        several, often = "s" if "-" in layer else "", f", {count(times, 'time')}" if times > 1 else ""
+        where = f"layer{several} {layer}" if layer[:1].isdigit() else layer or "between stages"
+        lines.append(f"{where} on GPUs {device}{often}: {names} = {seconds(total)}")
     return Text(PATH_NOTE), Bullets(tuple(lines[:MOST_ROWS])), *_more(len(lines))
 
 

@@ -34,7 +34,8 @@ def front_headline(front: Front) -> str:
     name, (first, second) = plain(front.problem.name), front.objectives
     if not front.points:
         why = f": {front.infeasibility.constraint}" if front.infeasibility else ""
-        return f"{name}: {'no plan found before the time limit' if front.status == 'timeout' else 'infeasible' + why}"
+        nothing = "interrupted before a plan was found" if front.interrupted else "no plan found before the time limit"
+        return f"{name}: {nothing if front.status == 'timeout' else 'infeasible' + why}"
     known = "all proven" if front.status == "optimal" else "not all proven"
     whole = "complete" if front.complete else "not all points shown"
     text = f"{name}: {count(len(front.points), 'point')} of {first} against {second}, {known}, {whole}"

@@ -35,6 +35,7 @@ from search_spaces.orders import in_ranges
 HEADLINE = "{name}: {value}, {status} (bound {bound}, gap {gap:.2g}), {used} of {devices} GPUs"
 INFEASIBLE = "{name}: infeasible: no plan of the space fits"
 TIMEOUT = "{name}: no plan found before the time limit"
+INTERRUPTED = "{name}: interrupted before a plan was found"
 STATUS = {
     "optimal": "No plan of the space is better than the bound: it is proven, under the rules listed below.",
     "feasible": "The search stopped before the proof was complete: a better plan may exist, but none better than the bound.",
@@ -82,6 +83,8 @@ def headline(result: Result) -> str:
     if result.choice is None and result.infeasibility is not None and not result.caps.none:
         return f"{name}: infeasible: {result.infeasibility.constraint}"
     if result.choice is None or result.value is None or result.bound is None:
+        if result.interrupted and result.status == "timeout":
+            return INTERRUPTED.format(name=name)
         return (TIMEOUT if result.status == "timeout" else INFEASIBLE).format(name=name)
     used = result.choice.replicas * sum(len(stage.devices) for stage in result.choice.stages)
     value, bound = (objective_value(result.objective, x) for x in (result.value, result.bound))
@@ -242,6 +245,7 @@ def space_blocks(result: Result) -> tuple[Block, ...]:
     training = result.problem.workload.phase == "training"
     solved = f"{count(counts.iterations, 'CP-SAT model')} solved, {count(counts.cuts, 'cut')}"
     if training:
+        opened = f"{count(counts.branches, 'frame')} (replicas x micro-batches x stages and their split) opened"
         solved = f"{count(counts.iterations, 'pipeline')} laid out in time"
     lines = [
         f"{int(result.space_size):,} plans in the space; {counts.priced:,} stage options priced; {opened}; {solved}; "

@@ -115,3 +115,10 @@ def test_a_pipe_is_written_to_and_stays_and_a_link_keeps_what_it_names(tmp_path:
     write_text_atomic(link, "new")
     assert link.is_symlink() and file.read_text() == "new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
+
+
+def test_the_command_lists_every_verb_in_a_whole_line(planner: Command) -> None:
+    code, out, _ = planner("--help")
+    lines = out.split("Commands:")[1].strip().splitlines()
+    assert code == 0 and len(lines) == 14
+    assert all(line.endswith(".") and not line.endswith("..") and len(line) <= 80 for line in lines)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from planner import api
 from planner.errors import InputError
 from planner.problem import load_problem
-from planner.report import markdown_report
+from planner.report import markdown_report, search_report
 from planner.search import Result, search
 from planner.solve.objective import TIE_RULE, TRAINING_TIE_RULE
 from planner.solve.training import Found
@@ -36,6 +38,8 @@ def test_best_plan_is_proven_and_told(found: Result) -> None:
     low, high = told["evaluation"]["interval_s"]
     assert low < told["evaluation"]["latency_s"] < high
     assert all(d["memory"]["optimizer_bytes"] > 0 for d in told["evaluation"]["devices"])
+    report = " ".join(search_report(found).split())
+    assert re.search(r"\d frames? \(replicas x micro-batches x stages and their split\) opened", report)
     names = {decision["name"] for decision in told["decisions"]}
     assert {"replicas", "stages", "recompute", "zero"} <= names
     for decision in told["decisions"]:

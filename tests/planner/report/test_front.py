@@ -49,6 +49,7 @@ def test_limits_and_reasons_are_told() -> None:
     assert "At most: latency 1 us." in flat and "no plan is under 1 us: the fastest takes" in flat
     assert "Smallest change that would let a plan fit: a latency of" in flat
     assert "timeout" not in flat and "before the time limit" in front_headline(replace(front, status="timeout"))
+    assert "interrupted before a plan" in front_headline(replace(front, status="timeout", interrupted=True))
 
 
 def test_the_drawing_is_well_formed_and_complete() -> None:

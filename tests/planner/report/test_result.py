@@ -5,6 +5,7 @@ import pytest
 from planner.check.findings import Finding
 from planner.evaluate.evaluation import evaluate
 from planner.report import evaluation_report, findings_report, markdown_report, search_report
+from planner.report.evaluation import path_blocks
 from planner.report.show import objective_value, seconds
 from planner.search import search
 from planner.solve.answer import Limits
@@ -123,3 +124,20 @@ def test_what_no_limit_allows_is_the_headline():
     result = search(tiny_problem(), limits=Limits(caps=Caps(latency_s=1e-6)))
     assert search_report(result).splitlines()[0].startswith("tiny: infeasible: no plan is under 1 us: the fastest takes")
     assert result.infeasibility.then_latency_s == pytest.approx(tiny_result().value, rel=1e-9)
+
+
+def test_an_interrupt_before_a_plan_is_not_called_a_time_limit():
+    none = replace(infeasible_result(), status="timeout", infeasibility=None)
+    assert search_report(none).startswith("tiny: no plan found before the time limit")
+    assert search_report(replace(none, interrupted=True)).startswith("tiny: interrupted before a plan was found")
+
+
+def test_what_follows_itself_on_the_longest_path_is_one_line():
+    """The micro-batches of a single stage: the first, and the others."""
+    result = tiny_result()
+    found = evaluate(env_of(result.problem), result.problem.sizes, replace(result.choice, micro_batches=4))
+    assert {item.count for item in found.critical_path} == {2, 6}
+    _, bullets = path_blocks(found)
+    (told,) = bullets.items
+    assert told.startswith("layers 0-1 on GPUs 0, 8 times: attention_norm -> ")
+    assert told.endswith(f" = {seconds(found.latency_s)}")
