@@ -45,11 +45,13 @@ class SpaceSearch(Branches):
         interrupted, queue = False, sorted((self.bound(b), b.stride, i, b) for i, b in enumerate(branches))
         tight: set[int] = set()
         if self.space.regular and not np.isfinite(best):
-            found = self._first_plan([entry[-1] for entry in queue])
+            found = self._first_plan([entry[-1] for entry in queue if entry[0] < np.inf])
             best = min((candidate.value for candidate in found), default=best)
         while queue:
             bound, stride, number, branch = heappop(queue)
-            if bound <= best * (1 + SAME) and number not in tight:  # the stronger form takes longer: where it is needed alone
+            if (
+                bound < np.inf and bound <= best * (1 + SAME) and number not in tight
+            ):  # the stronger form takes longer: where it is needed alone
                 tight.add(number)
                 try:
                     heappush(queue, (max(bound, self.tight(branch, best * (1 + SAME))), stride, number, branch))
@@ -57,8 +59,10 @@ class SpaceSearch(Branches):
                 except KeyboardInterrupt:
                     interrupted, bounds = True, [bound, *(entry[0] for entry in queue)]
                     break
-            if bound > best * (1 + SAME):
+            if bound == np.inf or bound > best * (1 + SAME):
                 counts.drop("bound" if np.isfinite(bound) else "no option", 1)
+                if np.isinf(best):  # nothing is found, nor will be: the certificate has a claim to make
+                    self.floors[branch.replicas, branch.micro_batches] = bound
                 continue
             if time.monotonic() - start > self.limits.seconds:
                 complete = False
@@ -92,9 +96,8 @@ class SpaceSearch(Branches):
     ) -> Optimum:  # fmt: skip
         """The answer from what was found, the bounds of what was left, and the final proof, which an interrupt leaves out."""
         if not found:  # with a cutoff plans may fit, but none below it
-            excess = (
-                np.inf if np.isfinite(cutoff) or not complete else self._excess([self.branch(*b) for b in self.space.branches])
-            )
+            timed = np.isfinite([cutoff, self.caps.latency_s, self.caps.steady_s, self.caps.dollars]).any()  # not memory alone
+            excess = np.inf if timed or not complete else self._excess([self.branch(*b) for b in self.space.branches])
             return Optimum(None, np.inf, min(bounds, default=np.inf), complete, counts, excess, interrupted)
         best = proven = min(candidate.least for candidate in found)  # not the cutoff, which a tie may exceed
         chosen = min(found, key=lambda candidate: candidate.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 from planner.cluster import GpuKind
 from planner.costs.memory import reserve_bytes
@@ -64,14 +65,11 @@ def relaxation(asked: SpaceSearch, optimum: Optimum) -> Relaxation:
     """Why a search that was completed has found nothing."""
     if asked.caps.none:
         return _memory_or_rules(asked, optimum)
-    free = _with(asked, NO_CAPS)
-    without = free.run(prove=False)
+    ask = cache(lambda objective, caps, any_plan: _with(asked, caps, objective).run(prove=False))
+    without = ask("latency", NO_CAPS, False)  # of all questions the one that may be asked again
     if without.choice is None:
-        return _memory_or_rules(free, without)
-    return relaxed_caps(Question(
-        asked.objective, asked.caps, asked.sizes.devices, largest_memory(asked.env),
-        lambda objective, caps, any_plan: _with(asked, caps, objective).run(prove=False),
-    ))  # fmt: skip
+        return _memory_or_rules(_with(asked, NO_CAPS), without)
+    return relaxed_caps(Question(asked.objective, asked.caps, asked.sizes.devices, largest_memory(asked.env), ask))
 
 
 def relaxed_caps(asked: Question) -> Relaxation:

@@ -174,3 +174,20 @@ def test_fixed_stages_cost_what_their_own_gpus_cost() -> None:
     env, space = setting(problem.model, problem.workload, problem.cluster), problem.plans["far"]
     found = SpaceSearch(env, space, "cost").run()
     assert found.value == pytest.approx(measures(env, space.sizes, found.choice).dollars, rel=1e-9)
+
+
+@pytest.mark.parametrize("cluster", ["2x8-h100", "16x8-h100"])
+def test_a_latency_far_below_every_plan_opens_no_branch(cluster: str) -> None:
+    """The closed forms tell that nothing is left, with and without the rules of a large cluster; why is told all the same."""
+    problem = load_problem(model="llama-3.1-8b", cluster=cluster, workload="decode:batch=256,context=2048")
+    env, caps = setting(problem.model, problem.workload, problem.cluster), Caps(latency_s=1e-5)
+    search = SpaceSearch(env, problem.space, "throughput", Limits(caps=caps))
+    found = search.run()
+    assert found.choice is None and found.complete
+    assert found.counts.branches == 0
+    assert all(np.isinf(search.floors[branch]) for branch in problem.space.branches)
+    told, free = relaxation(search, found), SpaceSearch(env, problem.space, "latency").run()
+    assert told.constraint.startswith("no plan is under 10 us: the fastest takes")
+    least_ms = re.fullmatch(r"a latency of (.*) ms", told.change)
+    assert least_ms is not None
+    assert free.value * 1e3 <= float(least_ms[1]) <= free.value * 1e3 * 1.001
