@@ -228,9 +228,9 @@ def _over_orders(
         left = replace(limits, seconds=end - time.monotonic())
         if best is not None and (interrupted or left.seconds <= 0):
             break
-        if progress and number:
-            progress(f"order {number + 1} of {len(every.gpus)}: GPUs {in_ranges(gpus)}")
         try:
+            if progress and number:
+                progress(f"order {number + 1} of {len(every.gpus)}: GPUs {in_ranges(gpus)}")
             answer = _answer(problem.in_order(gpus), objective, left, best, progress)
         except KeyboardInterrupt:
             if best is None:
@@ -244,6 +244,7 @@ def _over_orders(
     if best is None:
         raise ValueError("a cluster has an order of its GPUs")
     counts.model = best.optimum.counts.model
+    complete = complete and len(found) == len(every.gpus)
     whole = replace(best.optimum, bound=min(bound, best.optimum.value), complete=complete, counts=counts)
     rule = order_rule(every, len(found))
     told = replace(best.problem, restrictions=(*best.problem.restrictions, *rule))

@@ -46,6 +46,10 @@ PLACED = (
     "Every plan with one of the expert placements that were found is ruled out or no better; the bound holds for any placement "
     "of the experts, so that no plan at all is below it."
 )
+FEWER_ORDERS = (
+    "The search stopped before all orders of the GPUs were gone through: the bound holds for {some} of {all} of them, a better "
+    "plan may exist in the others."
+)
 OBJECTIVES = {
     "latency": {
         "prefill": "latency of the whole batch",
@@ -174,6 +178,9 @@ def _no_plan(result: Result) -> Iterator[Section]:
 
 def verdict(result: Result) -> str:
     """What the status means for this search."""
+    every = len(result.problem.orders.gpus)
+    if result.status == "feasible" and len(result.orders) < every:
+        return FEWER_ORDERS.format(some=len(result.orders), all=every)
     if result.status == "feasible" and result.optimum.complete and result.experts:
         return PLACED
     return STATUS[result.status]

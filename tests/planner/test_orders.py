@@ -185,6 +185,35 @@ def test_a_certificate_covers_every_order_and_is_refused_where_one_is_tampered_w
         verify(signed({**raw, "other_orders": [{**raw["other_orders"][0], "gpus": "5-0"}]}))
 
 
+def test_an_interrupt_between_two_orders_leaves_what_is_known_of_the_first() -> None:
+    """Nothing is claimed of the orders that were not searched."""
+
+    def stop(text: str) -> None:
+        if text.startswith("order 2 of 3"):
+            raise KeyboardInterrupt
+
+    found = search(problem((FAST, SLOW, FAST)), progress=stop)
+    assert found.interrupted
+    assert found.status == "feasible"
+    assert found.value == pytest.approx(found.orders[0].value)
+    assert len(found.orders) == 1
+    assert LISTED_RULE in found.problem.restrictions
+    assert "1 of 3 of them" in search_report(found)
+    assert verify(certificate(found), samples=10).verified
+
+
+def test_training_takes_any_order_too() -> None:
+    """Replicas find their blocks on the faster node wherever it is listed."""
+    values = []
+    for kinds in (("h100", "a100-80gb"), ("a100-80gb", "h100")):
+        cluster = {"name": "two", "nodes": [{"kind": kind, "gpus": 2} for kind in kinds]}
+        workload = {"phase": "training", "global_batch": 8, "sequence": 1024}
+        found = search(load_problem(model="qwen3-0.6b", cluster=cluster, workload=workload), details=False)
+        assert found.status == "optimal"
+        values.append(found.value)
+    assert values[0] == pytest.approx(values[1], rel=1e-9)
+
+
 def test_verbs_that_take_the_listed_order_say_so() -> None:
     front = pareto(problem((SLOW, FAST)), points=2)
     assert LISTED_RULE in front.problem.restrictions
