@@ -30,6 +30,7 @@ from planner.search import Result
 from planner.solve.decisions import MOST_GPUS, enumerated
 from planner.solve.objective import INF, Caps
 from planner.solve.searcher import tie_rule
+from planner.solve.training_decisions import MOST_FRAMES
 from search_spaces.orders import in_ranges
 
 HEADLINE = "{name}: {value}, {status} (bound {bound}, gap {gap:.2g}), {used} of {devices} GPUs"
@@ -216,6 +217,8 @@ def _comparisons(result: Result) -> Iterator[Section]:
         yield Section("Every decision", decision_blocks(result))
     elif not enumerated(result.problem.space):
         yield Section("Every decision", (Text(f"Not enumerated on clusters of more than {MOST_GPUS} GPUs."),))
+    elif result.problem.workload.phase == "training" and not result.problem.space.layout:
+        yield Section("Every decision", (Text(f"Not enumerated for more than {MOST_FRAMES:,} frames, or out of time."),))
 
 
 def question(result: Result) -> str:
