@@ -122,6 +122,7 @@ def solve(case: Case) -> dict[str, Any]:
     limits = Limits(seconds=MOST_SECONDS, caps=case.caps)
     env = setting(problem.model, problem.workload, problem.cluster)
     start, busy, infeasible = time.perf_counter(), time.process_time(), None
+    branches = len(problem.space.branches)
     if problem.cluster.size > LARGE:
         asked = SpaceSearch(env, problem.space, case.objective, limits)
         optimum, size = asked.run(), problem.space.size()
@@ -129,6 +130,7 @@ def solve(case: Case) -> dict[str, Any]:
     else:
         found = search(problem, objective=case.objective, limits=limits, details=False)
         optimum, size, status, infeasible = found.optimum, int(found.space_size), found.status, found.infeasibility
+        branches = sum(len(order.closings) for order in found.orders)
     seconds, cpu = time.perf_counter() - start, time.process_time() - busy
     rate = None
     if problem.cluster.size <= LARGE:
@@ -139,7 +141,7 @@ def solve(case: Case) -> dict[str, Any]:
         "name": case.name, "size": str(size), "status": status, "objective": case.objective,
         "work": problem.workload.batch * problem.workload.query_length,
         "value": optimum.value if optimum.choice is not None else None, "bound": optimum.bound, "gap": optimum.gap,
-        "opened": counts.branches, "branches": len(problem.space.branches), "models": counts.iterations, "cuts": counts.cuts,
+        "opened": counts.branches, "branches": branches, "models": counts.iterations, "cuts": counts.cuts,
         "rate": rate, "seconds": seconds, "cpu": cpu, "change": "" if infeasible is None else infeasible.relaxation,
     }  # fmt: skip
 
