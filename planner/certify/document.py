@@ -22,6 +22,8 @@ STATUSES = ("optimal", "feasible", "infeasible", "timeout")
 CLOSED = ("closed form", "exact program", "fixed stages", "no option", "table", "open")
 LIMITS = ("latency_s", "steady_s", "dollars", "memory_bytes", "gpus")
 PARTS = ("problem", "plan", "branches", "other_orders")
+PROSE = ("source", "sources", "price_source")
+"""Where a figure comes from, which may name a file: no digest of what figures stand for has it."""
 DIGITS = 12
 MOST_BRANCHES, MOST_GPUS, MOST_BATCH = 20_000, 65_536, 2**40
 
@@ -244,7 +246,7 @@ def _or_inf(claim: Fields, name: str) -> float:
 def _plain(value: object) -> object:
     """Data as JSON can hold it."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value) if field.name not in PROSE}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -237,6 +237,23 @@ def test_a_problem_in_a_file_of_this_machine_cannot_be_certified(tmp_path: Path)
         certificate(result)
 
 
+def test_a_cluster_read_from_a_file_is_certified_without_it(tmp_path: Path) -> None:
+    """A kind of GPU that only the file names tells where it was read; that is no figure that a proof rests on."""
+    file = tmp_path / "slow.yaml"
+    file.write_text("""
+schema: planner.cluster/1
+name: one-slow-node
+kinds: {slow: {like: h100, memory_tb_per_s: 1.675}}
+nodes: [{kind: h100, gpus: 2}, {kind: slow, gpus: 2}]
+network: {name: network, gb_per_s: 50, latency_us: 5.0, source: example}
+""")
+    raw = certificate(search(load_problem({**SMALL, "cluster": str(file)}), details=False))
+    file.unlink()
+    assert refusal(raw) == ""
+    faster = change(raw, ("problem", "cluster", "kinds", "slow", "memory_tb_per_s"), 3.35)
+    assert refusal(signed(faster)).startswith("problem: the model, cluster")
+
+
 def test_the_verifier_asks_the_solver_in_one_place() -> None:
     """Nothing of the search is imported but by the writer, and by the module that solves the CP model again."""
     folder = Path(planner.__file__).parent / "certify"
