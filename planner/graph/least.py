@@ -32,9 +32,10 @@ def least_tables(
     """The same for several loads, one after another (see `moe_tables`), of placements whose fullest group gets a part of all
     routed pairs in the interval `fullest`, over the mean of the groups.
 
-    Some GPU gets at least the lower end of it, for one expert or more. Some GPU reads at least the mean of the experts in use,
-    rounded up, with a pair for each. Some GPU holds at least the mean of the experts. The groups that a token goes to grow with
-    the groups' parts of its pairs, a concave function: they are fewest where as few groups as can be have the largest part.
+    Some GPU gets at least the lower end of it, for the fewest experts that get as much (those with most). Some GPU reads at
+    least the mean of the experts in use, rounded up, with a pair for each. Some GPU holds at least the mean of the experts. The
+    groups that a token goes to grow with the groups' parts of its pairs, a concave function: they are fewest where as few
+    groups as can be have the largest part.
 
     Where copies may serve the `neighbours` GPUs around them first, a group may get all pairs of experts with copies from its
     own block of GPUs; there are no more such experts than slots beyond one for each.
@@ -54,8 +55,8 @@ def least_tables(
     spread = ((1.0 - copied) * chance(high, ffn.top_k) + copied * part * chance(high / part, ffn.top_k)) / high
     reach = part * chance(low / part, ffn.top_k)
     reads = np.arange(owner.size) % 2 == 1
-    shares = np.where(reads[:, None], weights.repeat(2 * len(placements), axis=0), 0.0)
-    shares[:, 0] = np.where(reads, shares[:, 0], low)
+    falling, first = np.diff(kept, axis=1)[owner // len(placements)], kept[owner // len(placements), :-1]
+    shares = np.where(reads[:, None], falling, np.clip(low[:, None] - first, 0.0, falling))
     busiest = tensor * np.maximum(spread, groups * reach)
     columns = (column[::2].tolist() for column in (spare, within, tensor, busiest))
     floors = enumerate(zip(*columns, strict=True))

@@ -2,7 +2,8 @@
 
 Load: the fullest GPU over the mean, by layer: ours, EPLB (global and hierarchical), longest processing time first, and the
 proven lower bound. Time: the slowest GPU of a mixture with its all-to-all, for several numbers of tokens: ours, the
-load-balanced placements, a greedy by time, the bound that counts whole experts and the one by the mean.
+load-balanced placements, a greedy by time, the bound that counts whole experts and the one by the mean; and the hottest experts
+on every node, whose copies serve their own node first.
 
 `--loads` is a CSV with a header, a name and a layer in the first columns and a count for each expert in the rest; without it
 the measured loads of `tests/golden` are used. `--eplb` is the published `eplb.py`, run as it is beside our own writing of it.
@@ -14,6 +15,7 @@ import argparse
 import csv
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from planner.evaluate.setting import setting
 from planner.models import load_model
 from planner.solve.experts.costs import Mixture
 from planner.solve.experts.load import Balanced, balance
+from planner.solve.experts.nodes import node_placements
 from planner.solve.experts.timed import fastest
 from planner.workload import load_workload
 from tests.benchmarks.expert_peers import eplb, load_public_eplb, longest_first, public_eplb
@@ -84,12 +87,15 @@ def in_time(loads: Array, gpus: int, spare: int, tokens: int) -> dict[str, Any]:
     found = fastest(mixture, loads, slots)
     seconds = time.perf_counter() - start
     even = balance(loads, gpus, slots, exact=False)
-    balanced = mixture.placed_seconds([b.placement for b in even], [tuple(row) for row in loads.tolist()])
+    names = [tuple(row) for row in loads.tolist()]
+    balanced = mixture.placed_seconds([b.placement for b in even], names)
+    local = node_placements(loads, gpus, GPUS_PER_NODE, slots)
+    near = replace(mixture, within=GPUS_PER_NODE).placed_seconds(local, names) if local else np.full(len(loads), np.nan)
     return {
         "gpus": gpus, "spare": spare, "tokens": tokens, "seconds": seconds, "copies": [t.copies for t in found],
         "balanced": (balanced * 1e6).tolist(), "ours": [t.seconds * 1e6 for t in found],
         "greedy": [t.greedy_s * 1e6 for t in found], "bound": [t.bound * 1e6 for t in found],
-        "mean_bound": [t.fractional * 1e6 for t in found],
+        "mean_bound": [t.fractional * 1e6 for t in found], "near": (near * 1e6).tolist(),
     }  # fmt: skip
 
 
@@ -117,7 +123,7 @@ def summary_of_time(case: dict[str, Any]) -> dict[str, Any]:
         "balanced_over_ours": float(np.mean(np.array(case["balanced"]) / ours)),
         "greedy_over_mean_bound": float(np.mean(np.array(case["greedy"]) / mean)),
         "ours_over_mean_bound": float(np.mean(ours / mean)), "gap": float(gap.mean()), "largest_gap": float(gap.max()),
-        "copies": float(np.mean(case["copies"])),
+        "copies": float(np.mean(case["copies"])), "near_over_ours": float(np.mean(np.array(case["near"]) / ours)),
     }  # fmt: skip
 
 
