@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
 from planner.batch.engines.engine import MOST_ATTEMPTS, OtherPlannerError, Task, pack, unpack
@@ -31,7 +32,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.line, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs,), daemon=True)
-        self.process.start()
+        with _interrupts_held():
+            self.process.start()
         theirs.close()
         self.left: deque[Asked] = deque()
         self.since = time.monotonic()
@@ -114,6 +116,17 @@ def _dismiss(worker: _Worker, crew: list[_Worker], again: deque[Task]) -> None:
     worker.stop()
     if worker.left:
         again.append(list(worker.left))
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back while a process starts: it inherits that, and so does not end with a traceback of its own."""
+    resource_tracker.ensure_running()  # which lets go of what is held, when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def serve(line: Connection) -> None:

@@ -17,6 +17,7 @@ import pytest
 from planner.batch import folders, work
 from planner.batch.drive import Batch
 from planner.batch.engines import ProcessEngine, SerialEngine
+from planner.batch.engines.process import _Worker
 from planner.batch.folders import FACTS, UnwritableError, run_folders
 from planner.batch.index import NAME
 from planner.batch.rebuild import rebuild
@@ -363,3 +364,16 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path):
     finished = list(run_folders(root))
     assert 2 <= len(finished) < 80
     assert all(folders.read_run(root, folder)[0]["status"] == "optimal" for folder in finished)
+
+
+def test_a_worker_that_still_starts_does_not_hear_ctrl_c() -> None:
+    """A terminal sends it to all processes: the parent says when to stop, and one line is all that is to be read."""
+    worker = _Worker()
+    try:
+        assert worker.process.pid is not None
+        os.kill(worker.process.pid, signal.SIGINT)
+        worker.process.join(1.5)
+        assert worker.process.is_alive()
+    finally:
+        worker.stop()
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
