@@ -6,7 +6,7 @@ stage on like ground, one kind of stage, or two (the remainder of the layers, a 
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import accumulate, repeat
@@ -131,13 +131,25 @@ class Ground:
 
     def _two_runs(self, stride: int, splits: Mapping[tuple[int, int], int], powers: _Powers, use_all: bool) -> int:
         """Ways to fill two runs of n and m stages, for each (n, m) as often as it splits the layers."""
-        return sum(
-            often * powers.of(n)[i] * powers.of(m)[j]
-            for (n, m), often in splits.items()
-            for i, w in enumerate(powers.widths)
-            for j, v in enumerate(powers.widths if n <= self.reach(0, w, stride) else ())
-            if m <= self.reach(n * w, v, stride) and (n * w + m * v == stride or not use_all)
-        )
+        key, total = (stride, tuple(splits), tuple(powers.widths), use_all), 0
+        if key not in self._standing:
+            self._standing[key] = [list(self._pairs(stride, n, m, powers.widths, use_all)) for n, m in splits]
+        for ((n, m), often), pairs in zip(splits.items(), self._standing[key], strict=True):
+            heads, tails = powers.of(n), powers.of(m)
+            total += often * sum(heads[i] * sum(map(tails.__getitem__, behind)) for i, behind in pairs)
+        return total
+
+    def _pairs(self, stride: int, n: int, m: int, widths: list[int], use_all: bool) -> Iterator[tuple[int, list[int]]]:
+        """The numbers of the widths that a run of n stages may have, each with those that a run of m behind it may have."""
+        for i, w in enumerate(widths):
+            if n <= self.reach(0, w, stride):
+                some = enumerate(widths[: bisect_right(widths, (stride - n * w) // m)])
+                ends = ((j, v) for j, v in some if n * w + m * v == stride or not use_all)
+                yield i, [j for j, v in ends if m <= self.reach(n * w, v, stride)]
+
+    @cached_property
+    def _standing(self) -> dict[tuple[object, ...], list[list[tuple[int, list[int]]]]]:
+        return {}
 
     def _two_runs_alike(self, stride: int, splits: Mapping[tuple[int, int], int], powers: _Powers) -> int:
         """The same on uniform ground: the second run may have every width that its place and the room left allow."""
