@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -81,27 +82,46 @@ def fields(values: Mapping[str, Any]) -> str:
 
 
 class Progress:
-    """Shows where a search stands: at once on a terminal (one line, rewritten), else after a while and now and then."""
+    """Shows where a search stands: at once on a terminal (one line, rewritten), else after a while and now and then.
+
+    Of messages that follow each other faster the last one is shown, too: a long step may come after it.
+    """
 
     def __init__(self, label: str = "") -> None:
         self.label = f"{label}: " if label else ""
         self.terminal = sys.stderr.isatty()
-        self.next_at = time.monotonic() + (0.1 if self.terminal else QUIET_S)
+        self.every_s = 0.1 if self.terminal else QUIET_S
+        self.next_at = time.monotonic() + self.every_s
         self.shown = False
+        self.last = ""
+        self.later: threading.Timer | None = None
 
     def __call__(self, text: str) -> None:
         """Take the next message."""
-        now = time.monotonic()
-        if now < self.next_at:
-            return
-        self.next_at = now + (0.1 if self.terminal else QUIET_S)
+        self.last, wait = text, self.next_at - time.monotonic()
+        if wait <= 0:
+            self._show()
+        elif self.later is None:
+            self.later = threading.Timer(wait, self._show)
+            self.later.daemon = True
+            self.later.start()
+
+    def _show(self) -> None:
+        self._forget()
+        self.next_at = time.monotonic() + self.every_s
         if self.terminal:
             self.shown = True
-            print(f"\r\033[K{self.label}{text}"[:160], end="", file=sys.stderr, flush=True)
+            print(f"\r\033[K{self.label}{self.last}"[:160], end="", file=sys.stderr, flush=True)
         else:
-            warn(f"{self.label}{text}")
+            warn(f"{self.label}{self.last}")
+
+    def _forget(self) -> None:
+        if self.later is not None:
+            self.later.cancel()
+            self.later = None
 
     def done(self) -> None:
         """Clear the line."""
+        self._forget()
         if self.shown:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
