@@ -270,3 +270,10 @@ def test_a_reader_who_leaves_is_no_error():
 
 def test_the_library_is_listed(planner):
     assert [row["name"] for row in json.loads(planner("list", "problems", "--json")[1])] == library_names()
+
+
+def test_the_command_lists_every_verb_in_a_whole_line(planner):
+    code, out, _ = planner("--help")
+    lines = out.split("Commands:")[1].strip().splitlines()
+    assert code == 0 and len(lines) == 14
+    assert all(line.endswith(".") and not line.endswith("..") and len(line) <= 80 for line in lines)

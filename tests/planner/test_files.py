@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,19 @@ def test_write_where_nothing_can_be_written_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="can be written"):
         files.write_bytes_atomic(tmp_path / "folder", b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_pipe_is_written_to_and_stays_and_a_link_keeps_what_it_names(tmp_path: Path) -> None:
+    """As root, a renamed file would take the place of `/dev/stdout`, or of `/dev/null` for the whole machine."""
+    pipe, file, link = tmp_path / "pipe", tmp_path / "file", tmp_path / "link"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    files.write_text_atomic(pipe, "told")
+    assert os.read(reader, 10) == b"told"
+    os.close(reader)
+    assert pipe.is_fifo()
+    file.write_text("old")
+    link.symlink_to(file)
+    files.write_text_atomic(link, "new")
+    assert link.is_symlink() and file.read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
+SMALL = ("--model", "qwen3-0.6b", "--cluster", "1x2-h100", "--workload", "prefill:batch=2,prompt=64")
 BAD_FIELDS = [
     ("workload.batch=many", "workload.batch", "'many'"),
     ("workload.batch=1.5", "workload.batch", "1.5"),
@@ -83,11 +87,14 @@ def test_a_file_that_is_no_problem_is_refused_by_name(refused, tmp_path, text, t
     [
         (["search", "helx"], "did you mean helix"),
         (["search"], "PROBLEM"),
+        (["search", "nope"], "ma_separation, or a path to a problem file"),
         (["search", "none.yaml"], "none.yaml"),
-        (["search", "--model", "gpt2"], "workload"),
+        (["search", "--model", "gpt2"], "workload is missing; allowed: a workload, since no problem is named"),
         (["search", "--model", "lama-3.1-8b", "--workload", "decode:batch=1,context=8"], "did you mean llama-3.1-8b"),
         (["search", "helix", "--cluster", "2x8-h10"], "h100"),
-        (["search", "helix", "--cluster", "0x8-h100"], "cluster"),
+        (["search", "helix", "--cluster", "0x8-h100"], "allowed: NODES: an integer from 1 to 1048576"),
+        (["search", "helix", "--cluster", "1x99999999-h100"], "allowed: GPUS: an integer from 0 to 1048576"),
+        (["batch"], "SWEEP is missing; allowed: a sweep's YAML file"),
         (["search", "helix", "--workload", "prefil:batch=1"], "prefill:batch"),
         (["search", "helix", "--workload", "prefill:batch=1"], "prompt"),
         (["search", "helix", "--workload", "training:global_batch=512"], "sequence"),
@@ -120,3 +127,61 @@ def test_a_folder_that_is_a_file_is_refused_before_the_search(refused, tmp_path)
     (tmp_path / "file").write_text("kept")
     assert "--out" in refused("search", "helix", "--out", tmp_path / "file" / "runs")
     assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("search", *SMALL, "--certificate", "{}/c.json"),
+        ("search", *SMALL, "--out", "{}/runs"),
+        ("pareto", *SMALL, "--out", "{}/f.svg"),
+        ("dag", "helix:m4n4", "-o", "{}/a.dot"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_search(refused, tmp_path, monkeypatch, arguments):
+    """Whether a folder may be written to is asked of the system, which lets the root write anywhere."""
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != tmp_path)
+    monkeypatch.setattr("planner.search.search", None)
+    assert "that you may write to" in refused(*(argument.format(tmp_path) for argument in arguments))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("loads", "told"),
+    [
+        ("[1, 2, 3]", "w.yaml: workload.expert_load is '3 loads'; allowed: one for each of the 8 experts"),
+        (
+            "[[1, 2], [3, 4]]",
+            "w.yaml: workload.expert_load is '2 rows'; allowed: one row, or one for each of the 32 MoE layers",
+        ),
+        ("[1, 1, 1, 1, 1, 1, 1, .nan]", "w.yaml: workload.expert_load[7] is '.nan'; allowed: a number from 0 to 1e15"),
+        ("[[1, 1, -1]]", "w.yaml: workload.expert_load[0][2] is -1; allowed: a number from 0 to 1e15"),
+        ("[0, 0]", "w.yaml: workload.expert_load is [0, 0]; allowed: loads that are not all zero"),
+        ("[[]]", "w.yaml: workload.expert_load[0] is []; allowed: a list with one number for each expert"),
+    ],
+)
+def test_loads_of_experts_are_refused_by_file_and_entry(refused, tmp_path, loads, told):
+    (tmp_path / "w.yaml").write_text(f"phase: prefill\nbatch: 8\nprompt: 512\nexpert_load: {loads}\n")
+    assert told in refused("search", "--model", "mixtral-8x7b", "--cluster", "1x8-h100", "--workload", tmp_path / "w.yaml")
+
+
+def test_a_plan_of_an_unknown_problem_names_its_file(refused, tmp_path):
+    (tmp_path / "mine.yaml").write_text("problem: nope\nstages:\n  - {layers: 2, devices: [0]}\n")
+    assert f"{tmp_path / 'mine.yaml'}: problem is 'nope'" in refused("validate", tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "instead"),
+    [
+        (("compare", "{}", "{}"), "planner evaluate prices each of them"),
+        (("explain", "{}"), "planner search tells the best plan of every other decision"),
+        (("search", "{}", "--certificate", "c.json"), "--out stores the plan with its bound"),
+    ],
+)
+def test_what_training_plans_do_not_have_yet(refused, tmp_path, arguments, instead):
+    (tmp_path / "t.yaml").write_text(
+        "model: {name: m, layers: 2, hidden: 512, vocab: 0, attention: {heads: 4}, ffn: {hidden: 2048}}\n"
+        "cluster: 1x1-h100\nworkload: {phase: training, global_batch: 2, sequence: 256}\n"
+    )
+    message = refused(*(argument.format(tmp_path / "t.yaml") for argument in arguments))
+    assert "does not answer for training plans yet; " + instead in message
