@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,13 +12,13 @@ from planner.errors import InputError
 from planner.hand_designed import in_unit
 from planner.plan import choice_to_dict
 from planner.problem import Problem, load_problem, problem_to_dict
-from planner.search import Infeasibility, constraints, infeasibility, placed, priced_space, versions
+from planner.search import Infeasibility, constraints, infeasibility, placed, priced_space, search, versions
 from planner.solve.answer import Limits
 from planner.solve.experts.options import AMONG
 from planner.solve.front import Corner, FrontSearch, Pair, Progress
-from planner.solve.objective import NAMES, Caps
+from planner.solve.objective import NAMES, Caps, Name
 from planner.solve.searcher import space_search, tie_rule
-from search_spaces.orders import LISTED_RULE
+from search_spaces.orders import FRONT_RULE
 from search_spaces.stages import Choice
 
 SCHEMA = "planner.pareto/1"
@@ -94,9 +95,9 @@ def pareto(
     pair = pair_of(objectives)
     check_points(points)
     found = problem if isinstance(problem, Problem) else load_problem(problem, sets=sets)
-    limits = limits or Limits()
-    rules = (LISTED_RULE,) if len(found.orders.gpus) > 1 else ()
-    found = placed(replace(found, restrictions=(*found.restrictions, *rules)), AMONG)
+    start, limits = time.monotonic(), limits or Limits()
+    found = placed(_best_order(found, pair[0], limits), AMONG)
+    limits = replace(limits, seconds=start + limits.seconds - time.monotonic())
     asked = priced_space(found, pair, limits, space_search)
     search = FrontSearch(asked, pair, limits, progress)
     corners = search.run(points)
@@ -109,6 +110,17 @@ def pareto(
         found, pair, "timeout" if search.stopped and not told else status, told, search.closed, search.searches, limits.caps,
         reason, limits.seed, search.interrupted,
     )  # fmt: skip
+
+
+def _best_order(problem: Problem, objective: Name, limits: Limits) -> Problem:
+    """The problem with its GPUs counted in the order of the best plan for an objective, where there are several orders."""
+    if len(problem.orders.gpus) < 2:
+        return problem
+    best = search(problem, objective=objective, limits=limits, details=False)
+    if best.interrupted:
+        raise KeyboardInterrupt
+    ordered = problem.in_order(best.problem.sizes.gpus)
+    return replace(ordered, restrictions=(*ordered.restrictions, FRONT_RULE))
 
 
 def check_points(points: int) -> None:

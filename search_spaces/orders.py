@@ -67,6 +67,8 @@ class Orders:
 COUNTED = "ranks count the cluster's GPUs node by node (a scale-up domain each)"
 LISTED_RULE = f"{COUNTED} as it lists them; nodes that differ were not tried in another order"
 """What is said where other orders would be possible and were not searched."""
+FRONT_RULE = f"{COUNTED} in the order of the best plan for the first objective; others were tried for that objective alone"
+"""What is said of a front, whose other points are those of one order."""
 
 
 def order_rule(orders: Orders, searched: int) -> tuple[str, ...]:

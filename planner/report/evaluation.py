@@ -12,8 +12,7 @@ from planner.report.document import Block, Bullets, Code, Section, Text, table, 
 from planner.report.serving import serving_sections
 from planner.report.show import count, flops, gigabytes, gpus, percent, ranges, seconds, whole
 from planner.report.terms import Row, merged_rows, products, work_kind
-from planner.report.words import attention_words, batch_words, ffn_words, stage_layers
-from search_spaces.orders import in_ranges
+from planner.report.words import attention_words, batch_words, ffn_words, order_words, stage_layers
 from search_spaces.sizes import Sizes
 from search_spaces.stages import Choice
 
@@ -38,7 +37,6 @@ MEMORY_NOTE = (
 PATH_NOTE = "Operators follow each other along each line; the lines follow each other. Their seconds add up to the latency."
 EXPRESSION_NOTE = "Get_Time(m, k, n) is the time of one matrix product on one GPU; N x [...] repeats a sum."
 BUSY_NOTE = "Computing, held by collectives and waiting add up to the latency. Sends between stages run beside the computation."
-COUNTED = "GPU numbers are ranks: they count the GPUs that the cluster lists in the order {order}."
 MORE = "... and {count} more; all are in evaluation.json"
 ITEMS = (
     ("weights", "weights_bytes"), ("KV cache", "kv_cache_bytes"), ("activations", "activation_bytes"),
@@ -95,7 +93,7 @@ def plan_blocks(choice: Choice, problem: Problem, evaluation: Evaluation | None 
     used = choice.replicas * sum(len(stage.devices) for stage in choice.stages)
     text = f"{batch_words(choice, sizes)}; {used} of {sizes.devices} GPUs in use."
     text += " GPU numbers are those of the first replica." if choice.replicas > 1 else ""
-    text += f" {COUNTED.format(order=in_ranges(sizes.gpus))}" if sizes.gpus else ""
+    text += f" {order_words(sizes)}" if sizes.gpus else ""
     return Text(text), table(("stage", "layers", "GPUs", "attention", "feed-forward", "GB on the\nfullest GPU"), rows)
 
 

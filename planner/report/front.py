@@ -9,7 +9,7 @@ from planner.report.document import Bullets, Figure, Section, Text, table, to_te
 from planner.report.plot import Axis, Mark, axis, sketch, svg
 from planner.report.result import RULES, limits_text, workload_text
 from planner.report.show import count, objective_value, plain
-from planner.report.words import plan_words
+from planner.report.words import order_words, plan_words
 from planner.solve.objective import Name
 from planner.solve.searcher import tie_rule
 
@@ -55,7 +55,7 @@ def _sections(front: Front) -> Iterator[Section]:
         lines = f"What rules every plan out: {why.constraint}.", f"Smallest change that would let a plan fit: {why.relaxation}."
         yield Section("Why there is no plan", (Bullets(lines),))
     if front.points:
-        proven = Text(PROVEN if front.status == "optimal" else UNPROVEN)
+        proven = Text(f"{PROVEN if front.status == 'optimal' else UNPROVEN} {order_words(front.problem.sizes)}".strip())
         headers = ("point", *front.objectives, "GPUs", "status", "plan")
         rows = [_row(front, at, point) for at, point in enumerate(front.points, 1)]
         told = table(headers, rows, ("point", *front.objectives, "GPUs"), wide=70)

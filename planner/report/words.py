@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from planner.report.show import count, gpus, ranges, runs
 from search_spaces.attention import ORDERS, AttentionPartition
+from search_spaces.orders import in_ranges
 from search_spaces.sizes import Sizes, share
 from search_spaces.stages import Choice, StageChoice
 from search_spaces.training import TrainingChoice
 
 MOST_STAGES = 4
+COUNTED = "GPU numbers are ranks: they count the GPUs that the cluster lists in the order {order}."
 
 SUMMED = "partial scores of the segments summed (all-reduce) before the softmax"
 SCATTERED = "partial scores of the segments summed and split by query rows for the softmax"
@@ -44,6 +46,11 @@ def plan_words(choice: Choice, sizes: Sizes) -> str:
     how = list(dict.fromkeys(f"{grid_words(stage.attention, sizes)}, {ffn_words(stage, sizes)[0]}" for stage in stages))
     shown = " / ".join(how if len(how) <= MOST_STAGES else [*how[:MOST_STAGES], "..."])
     return f"{count(len(stages), 'stage')} ({where}); {shown}; {batch_words(choice, sizes)}"
+
+
+def order_words(sizes: Sizes) -> str:
+    """Which GPUs of the cluster's list the ranks are; nothing where they are these themselves."""
+    return COUNTED.format(order=in_ranges(sizes.gpus)) if sizes.gpus else ""
 
 
 def batch_words(choice: Choice, sizes: Sizes) -> str:

@@ -21,9 +21,10 @@ from planner.evaluate.setting import setting
 from planner.front import pareto
 from planner.problem import Problem, load_problem
 from planner.report import markdown_report, search_report
+from planner.report.front import front_report
 from planner.search import Result, search
 from planner.store import write_run
-from search_spaces.orders import LISTED_RULE
+from search_spaces.orders import FRONT_RULE, LISTED_RULE
 from tests.oracle_problems import brute_forces, case_setting, tiered_case
 from tests.planner.certify.tamper import signed
 
@@ -214,7 +215,11 @@ def test_training_takes_any_order_too() -> None:
     assert values[0] == pytest.approx(values[1], rel=1e-9)
 
 
-def test_verbs_that_take_the_listed_order_say_so() -> None:
+def test_a_front_takes_the_order_that_is_best_for_its_first_objective() -> None:
     front = pareto(problem((SLOW, FAST)), points=2)
-    assert LISTED_RULE in front.problem.restrictions
-    assert LISTED_RULE not in pareto(problem((FAST, FAST)), points=2).problem.restrictions
+    assert front.points[0].values[0] == pytest.approx(solved((SLOW, FAST)).value, rel=1e-6)
+    assert front.problem.sizes.gpus == (2, 3, 0, 1)
+    assert front.to_dict()["points"][0]["plan"]["gpus"] == "2-3, 0-1"
+    assert "in the order 2-3, 0-1." in front_report(front)
+    assert FRONT_RULE in front.problem.restrictions
+    assert FRONT_RULE not in pareto(problem((FAST, FAST)), points=2).problem.restrictions
