@@ -28,10 +28,10 @@ def load_plan(ref: str | Path, *, sets: Sequence[str] = ()) -> tuple[Problem, Se
     own = parse_sets(sets).get("plan", {})
     others = [text for text in sets if not text.strip().startswith("plan")]
     problem, mapping, name, source = _found(ref, others)
-    problem = _counted(problem, mapping, source)
     if own:
         changed = change(mapping, own, "plan")
         mapping = dict(changed) if isinstance(changed, Mapping) else mapping
+    problem = _counted(problem, mapping, source)
     base = problem.space
     return problem, plan_space(mapping, base, source) if own or name not in problem.plans else problem.plans[name], name
 
