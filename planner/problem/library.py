@@ -29,7 +29,11 @@ def problem_mapping(ref: str | Path | Mapping[str, object]) -> tuple[dict[str, o
         return dict(ref), "", None
     if is_path(ref):
         path = expanded(ref)
-        return {"name": path.stem, **read_yaml(path)}, str(ref), path.parent
+        mapping = read_yaml(path)
+        if "problem" in mapping and "model" not in mapping:
+            allowed = "no field of a problem file; a plan file is for planner evaluate, validate, compare, explain and dag"
+            raise InputError("problem", mapping["problem"], allowed, str(ref))
+        return {"name": path.stem, **mapping}, str(ref), path.parent
     if not isinstance(ref, str):
         raise InputError("problem", ref, "a library name, a path to a problem file, or a mapping")
     if ref not in library_names():

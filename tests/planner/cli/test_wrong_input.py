@@ -71,6 +71,10 @@ def test_a_plan_that_contradicts_itself_is_refused(refused, verb, plan, change, 
         ("schema: planner.problem/9\nmodel: gpt2\n", "schema"),
         ("model: gpt2\nworkload: {phase: decode, batch: 1, context: 8}\nextra: 1\n", "extra"),
         ("model: gpt2\n", "workload"),
+        (
+            "problem: helix\nstages: 2\n",
+            "problem is 'helix'; allowed: no field of a problem file; a plan file is for planner eval",
+        ),
         ("workload: {phase: decode, batch: 1, context: 8}\n", "model"),
     ],
 )
