@@ -14,10 +14,13 @@ LEFT, RIGHT, TOP, BOTTOM = 92, 24, 48, 64
 COLUMNS, ROWS = 64, 16
 LOGARITHMIC = 20.0
 """An axis whose largest value is more times the least has a logarithmic scale."""
+TITLE_SIZE = 15
+LETTER = 0.55
+"""Width of a letter of a sans-serif font, on the mean, in sizes of the font."""
 MARGIN = 0.06
 MOST_TICKS = 7
 STYLE = (
-    "text{font:13px sans-serif;fill:#222}.title{font-size:15px}.axis{stroke:#222}.grid{stroke:#ddd}"
+    f"text{{font:13px sans-serif;fill:#222}}.title{{font-size:{TITLE_SIZE}px}}.axis{{stroke:#222}}.grid{{stroke:#ddd}}"
     ".front{fill:none;stroke:#1f6fb2;stroke-width:1.5}.proven{fill:#1f6fb2}.open{fill:#fff;stroke:#1f6fb2;stroke-width:1.5}"
 )
 
@@ -93,7 +96,7 @@ def svg(title: str, across: Axis, up: Axis, marks: Sequence[Mark], *, more: bool
         f'role="img" aria-label="{_text(title)}">',
         f"<style>{STYLE}</style>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
-        f'<text class="title" x="{LEFT}" y="{TOP - 20}">{_text(title)}</text>',
+        f'<text class="title" x="{LEFT}" y="{TOP - 20}"{_smaller(title)}>{_text(title)}</text>',
         *_axes(across, up),
         _steps([(_x(across, m.x), _y(up, m.y)) for m in sorted(marks, key=lambda m: m.x)], more),
         *(
@@ -116,6 +119,12 @@ def _x(across: Axis, value: float) -> str:
 
 def _y(up: Axis, value: float) -> str:
     return f"{HEIGHT - BOTTOM - up.at(value) * (HEIGHT - TOP - BOTTOM):.2f}"
+
+
+def _smaller(title: str) -> str:
+    """A smaller font for a title that would not fit the width."""
+    size = (WIDTH - LEFT - RIGHT) / (LETTER * max(1, len(title)))
+    return f' style="font-size:{size:.1f}px"' if size < TITLE_SIZE else ""
 
 
 def _axes(across: Axis, up: Axis) -> list[str]:

@@ -55,6 +55,16 @@ def test_marks_stand_where_they_belong() -> None:
     assert paths == ["M HVHV", "M VHVH"]
 
 
+def test_a_long_title_fits_the_width() -> None:
+    """As that of a front that was interrupted, which lost its last words."""
+    for length in (20, 74, 109, 300):
+        text = svg("t" * length, axis("x", [1.0, 2.0]), axis("y", [1.0, 2.0]), [Mark(1.0, 1.0, "", True)])
+        found = re.search(r'class="title"[^>]*font-size:([\d.]+)px', text)
+        size = float(found[1]) if found else 15.0
+        assert size <= 15 and LEFT + 0.55 * size * length <= WIDTH
+        assert (found is None) == (length < 74)
+
+
 def test_text_is_escaped() -> None:
     """A name cannot leave its place in the drawing."""
     evil = '<script>alert("x")</script>&'
