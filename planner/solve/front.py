@@ -108,7 +108,8 @@ class FrontSearch:
         leave_open(Box(left, right, right.second, step=False))
         while open_boxes and len(found) < most:
             box = heapq.heappop(open_boxes)[2]
-            self.say(f"{len(found) + 2} points, {len(open_boxes) + 1} gaps open")
+            gaps = len(open_boxes) + 1
+            self.say(f"{len(found) + 2} points, {gaps} gap{'s' if gaps > 1 else ''} between them not settled")
             point = self._corner(self.pair, box.most, box.right.first * (1 - STEP))
             if self.stopped:
                 return found
