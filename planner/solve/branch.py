@@ -101,15 +101,17 @@ class Branch:
                 seconds[:, first, at], option[:, first, at], over[:, first, at] = done[slot.block, slot.site]
         return StageArrays(seconds, option, over, self.widths)
 
-    def some(self, columns: Ints, keep: Bools) -> StageArrays:
-        """Best options of some stages alone: those that `keep` [I, O, D] names of the widths at `columns` [D]."""
+    def some(self, columns: Ints, keep: Bools, pin: Pin | None = None) -> StageArrays:
+        """Best options, among those that agree with the pin, of some stages alone: those that `keep` [I, O, D] names of the
+        widths at `columns` [D].
+        """
         blocks, sites = (numbers[:, columns] for numbers in self.priced.slot_numbers(self.stride, self.widths))
         seconds, option = np.full(keep.shape, np.inf), np.zeros(keep.shape, dtype=np.int64)
         on = np.argwhere(keep.any(axis=0))
         for block, site in dict.fromkeys(zip(blocks[tuple(on.T)].tolist(), sites[tuple(on.T)].tolist(), strict=True)):
             first, at = np.nonzero((blocks == block) & (sites == site))
             wanted = keep[:, first, at]
-            found = self.best(StageSlot((), block, site), rows=np.asarray(wanted.any(axis=1)))
+            found = self.best(StageSlot((), block, site), pin, np.asarray(wanted.any(axis=1)))
             seconds[:, first, at] = np.where(wanted, found[0][:, None], np.inf)
             option[:, first, at] = found[1][:, None]
         widths = tuple(self.widths[at] for at in columns.tolist())
@@ -187,16 +189,17 @@ class Branch:
         """Best seconds, its option and the missing bytes of one slot on every interval row [I]; where `rows` [I] are given,
         of those: what is said of the others means nothing.
         """
-        if pin:
-            return self._best(slot, pin, np.arange(self.priced.spans[0].first.size))
         key, size = (slot.block, slot.site, self.sequences, self.replica_batch), self.priced.spans[0].first.size
-        if key not in self.priced.best:
+        kept = None if pin else self.priced.best.get(key)
+        if kept is None:
             blank = np.full(size, np.inf), np.zeros(size, dtype=np.int64), np.full(size, np.inf)
-            self.priced.best[key] = (*blank, np.zeros(size, dtype=np.bool_))
-        seconds, option, over, known = self.priced.best[key]
+            kept = (*blank, np.zeros(size, dtype=np.bool_))
+            if not pin:
+                self.priced.best[key] = kept
+        seconds, option, over, known = kept
         lacking = np.nonzero(~known if rows is None else rows & ~known)[0]
         if lacking.size:
-            seconds[lacking], option[lacking], over[lacking] = self._best(slot, None, lacking)
+            seconds[lacking], option[lacking], over[lacking] = self._best(slot, pin, lacking)
             known[lacking] = True
         return seconds, option, over
 

@@ -27,6 +27,8 @@ MOST = float(np.finfo(np.float64).max)
 
 RISING = (1.03, 1.2, 1.6)
 """Limits over the bound of a branch that are tried before the cutoff."""
+FEW_STAGES = 50_000
+"""Rows of layer intervals x first ranks x widths of a branch that a pin is not sieved for."""
 WORTHWHILE = 1.05
 """A limit is tried that is lower than the cutoff by more than this factor."""
 
@@ -96,16 +98,22 @@ class Branches:
             self._arrays[key] = branch.arrays()
         return self._arrays[key]
 
-    def arrays_within(self, branch: Branch, limit: float) -> StageArrays:
-        """Best stages of a branch, of those that a pipeline of at most `limit` may have; all where GPUs are paid for."""
-        if self.pays or not np.isfinite(limit):
-            return self.arrays(branch)
+    def arrays_within(self, branch: Branch, limit: float, pin: Pin | None = None) -> StageArrays:
+        """Best stages of a branch, of those that a pipeline of at most `limit` may have; all where GPUs are paid for, or where
+        a pin leaves so few that they are priced sooner than told apart.
+        """
+        stages = self.priced.spans[0].first.size * branch.stride * len(branch.widths)
+        if self.pays or not np.isfinite(limit) or (pin and stages <= FEW_STAGES):
+            return self.arrays(branch, pin)
         most = self._most_ranks(branch)
         objective = self._objective(branch, most)
+        if pin:
+            some = stages_within(branch, objective, limit, most, pin)
+            return branch.some(some.columns, some.keep, pin)
         key = (branch.replicas, branch.micro_batches, most, objective)
         if key not in self._within or self._within[key][0] < limit:
-            stages = stages_within(branch, objective, limit, most)
-            self._within[key] = limit, branch.some(stages.columns, stages.keep)
+            some = stages_within(branch, objective, limit, most)
+            self._within[key] = limit, branch.some(some.columns, some.keep)
         return self._within[key][1]
 
     def limits_for(self, branch: Branch, cutoff: float) -> Iterator[float]:

@@ -21,8 +21,8 @@ TIE = 1e-9
 MANY_LAYERS, FEW_STAGES = 32, 4
 MOST_GPUS = 512
 """Decisions are enumerated on clusters of so many GPUs at most."""
-MOST_ON_LARGE = 1.25
-"""On a large cluster values are enumerated up to so many times the best, in seconds or dollars."""
+EVERY_VALUE, MOST_ON_LARGE = 16, 1.25
+"""On more GPUs than the first, values are enumerated up to so many times the best, in seconds or dollars."""
 COUNTS = frozenset({"batch_parts", "context_parts", "tensor_ways"})
 
 
@@ -78,7 +78,7 @@ def decision_tables(search: SpaceSearch, optimum: Optimum) -> tuple[Decision, ..
     """A table for every decision of the space that has more than one value; `optimum` is the answer of the whole space."""
     if search.space.layout or optimum.choice is None or not enumerated(search.space):
         return ()
-    most = MOST_ON_LARGE * optimum.value if search.space.regular else np.inf
+    most = MOST_ON_LARGE * optimum.value if search.sizes.devices > EVERY_VALUE else np.inf
     found = [
         _branches(search, optimum, "replicas", 0, most),
         _branches(search, optimum, "micro_batches", 1, most),

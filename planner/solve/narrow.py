@@ -18,6 +18,7 @@ from planner.solve.blocks import PricedSpace
 from planner.solve.bounds import SHARES, LayerFloor
 from planner.solve.branch import Branch
 from planner.solve.objective import Objective
+from planner.solve.pin import Pin
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -36,14 +37,16 @@ class Stages:
     keep: Bools
 
 
-def stages_within(branch: Branch, objective: Objective, limit: float, most: int) -> Stages:
-    """The stages that a pipeline on at most `most` ranks may have whose objective is at most `limit`."""
+def stages_within(branch: Branch, objective: Objective, limit: float, most: int, pin: Pin | None = None) -> Stages:
+    """The stages that a pipeline on at most `most` ranks may have whose objective is at most `limit`; with a pin of options
+    that agree with it.
+    """
     roomy = replace(
         objective, latency_s=objective.latency_s * (1 + MARGIN), steady_s=objective.steady_s * (1 + MARGIN)
     )  # fmt: skip
     limit *= 1 + MARGIN
-    layer = branch.priced.layer_floor(branch.sequences, None, most)
-    floors = _floors(branch, most)
+    layer = branch.priced.layer_floor(branch.sequences, pin, most)
+    floors = _floors(branch, most, pin)
     for number, width in enumerate(branch.priced.block_widths.tolist()):
         if np.isfinite(floors[number]).any():
             floors[number][_excluded(branch.priced, layer, floors[number], width, roomy, limit, most)] = np.inf
@@ -57,14 +60,14 @@ def stages_within(branch: Branch, objective: Objective, limit: float, most: int)
     return Stages(columns, program.within(roomy, limit, least))
 
 
-def _floors(branch: Branch, most: int) -> Array:
+def _floors(branch: Branch, most: int, pin: Pin | None) -> Array:
     """Least seconds of the stages of every block [B, I], inf where they find no room for what they hold at least."""
     priced = branch.priced
     spans, found = priced.spans[0], np.full((len(priced.blocks), priced.spans[0].first.size), np.inf)
     for number, table in enumerate(priced.tables):
         if table is None or table.block.width > most:
             continue
-        seconds, ends = priced.fastest(number, branch.sequences, None)
+        seconds, ends = priced.fastest(number, branch.sequences, pin)
         own = _over_layers(spans.counts, seconds) + spans.first * ends[0] + spans.last * ends[1]
         held = _over_layers(spans.counts, priced.least_bytes(number, branch.sequences, branch.replica_batch))
         found[number] = np.where(held <= priced.room(number) * (1 + MARGIN), own, np.inf)

@@ -121,7 +121,7 @@ class SpaceSearch(Branches):
         if self.space.regular:
             return self._floored(branch, cutoff, pin, self._regular(branch, cutoff, pin))
         for limit in [cutoff] if pin else self.limits_for(branch, cutoff):
-            found = self._of_arrays(branch, self.arrays(branch, pin) if pin else self.arrays_within(branch, limit), limit)
+            found = self._of_arrays(branch, self.arrays_within(branch, limit, pin), limit)
             if found:
                 break
         return self._floored(branch, cutoff, pin, found)
@@ -203,7 +203,10 @@ class SpaceSearch(Branches):
             levels = min(best.size, max(self.space.stage_counts(branch.stride), default=0))
             if self.pays or levels == 0 or bound >= best[:levels].max():
                 continue
-            table, most = PipelineTable(branch, self.arrays(branch)), self._most_ranks(branch)
+            arrays, most = self.arrays_within(branch, float(best[:levels].max())), self._most_ranks(branch)
+            if not arrays.widths:
+                continue
+            table = PipelineTable(branch, arrays)
             found = stage_count_optima(table, self._objective(branch, most), levels, best[:levels], most)
             best[:levels] = found
         for branch in branches if 1 in counts else []:

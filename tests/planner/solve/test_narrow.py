@@ -10,6 +10,7 @@ import pytest
 from planner.evaluate.setting import setting
 from planner.problem import load_problem
 from planner.solve.answer import Limits
+from planner.solve.decisions import pins
 from planner.solve.dp import PipelineTable
 from planner.solve.exact import branch_optimum
 from planner.solve.narrow import stages_within
@@ -68,3 +69,27 @@ def test_little_is_left_of_a_wide_cluster() -> None:
     left = stages_within(branch, goal, 1.03 * best, branch.stride).keep.sum()
     assert left < 0.1 * every
     assert stages_within(branch, goal, 0.999 * search.bound(branch), branch.stride).keep.sum() == 0
+
+
+@pytest.mark.parametrize("first", range(0, 24, 8))
+def test_a_decision_held_is_worth_as_much_among_the_stages_that_are_left(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to 1.25 times the best; beyond there is none. Stage counts, too."""
+    told = 0
+    for seed in range(first, first + 8):
+        plain = _search(seed, "latency")
+        best = plain.run().value
+        if plain.space.layout or plain.space.regular or not np.isfinite(best):
+            continue
+        most = 1.25 * best
+        held = [pin for _, values in pins(plain) for _, pin in values][:12]
+        every = [plain.pinned_value(pin) for pin in held]
+        counts = plain.by_stage_count()
+        with monkeypatch.context() as patch:
+            patch.setattr("planner.solve.branches.FEW_STAGES", 0)
+            sieved = _search(seed, "latency")
+            few = [sieved.pinned_value(pin, most=most) for pin in held]
+            some = sieved.by_stage_count(below=most)
+        for value, other in [*zip(every, few, strict=True), *((a[1], b[1]) for a, b in zip(counts, some, strict=True))]:
+            assert other == (pytest.approx(value, rel=1e-12) if value < most else np.inf)
+            told += value < most
+    assert told > 10
