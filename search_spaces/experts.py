@@ -144,7 +144,7 @@ class ExpertDomain:
 
 
 def spare_slots(experts: int, groups: int) -> tuple[int, ...]:
-    """More experts than an even share that a group may hold where placements are searched: none, one, a quarter of the share."""
+    """More experts than an even share that a group may hold where placements are searched: none, one, a quarter of it."""
     return tuple(dict.fromkeys((0, 1, -(-experts // groups // 4))))
 
 

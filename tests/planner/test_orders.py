@@ -88,7 +88,7 @@ def every_order(asked: Problem) -> list[tuple[int, ...]]:
     return [tuple(chain.from_iterable(order)) for line in permutations(inside) for order in product(*line)]
 
 
-@pytest.mark.parametrize("seed", [0, 3, 5, 8, 12, 14, 20, 25])
+@pytest.mark.parametrize("seed", [0, 3, 5, 8, 12, 14, 20])
 def test_brute_force_over_all_orders_agrees(seed: int) -> None:
     """Every plan in every order of the GPUs: none is better than the search's, for each objective."""
     asked = tiered_case(seed)
