@@ -1,11 +1,12 @@
-"""Ctrl-C: heard at once, but never inside Python's import system.
+"""Ctrl-C: heard at once, but never inside Python's import system, and after an answer that is there has been told.
 
-What an interrupt cuts off there keeps its locks, and the thread that loads OR-Tools waits for them for ever.
+What an interrupt cuts off inside an import keeps its locks, and the thread that loads OR-Tools waits for them for ever.
 """
 
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -20,20 +21,39 @@ def heard_between_imports() -> Iterator[None]:
 
     Nothing changes where Ctrl-C means something else already, or outside the main thread, which alone hears signals.
     """
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    own = threading.current_thread() is threading.main_thread()
+    if not own or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    try:
-        before = signal.signal(signal.SIGINT, _interrupt), signal.signal(signal.SIGALRM, _interrupt)
-    except ValueError:  # not the main thread
-        yield
-        return
+    before = signal.signal(signal.SIGINT, _interrupt), signal.signal(signal.SIGALRM, _interrupt)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGINT, before[0])
         signal.signal(signal.SIGALRM, before[1])
+
+
+@contextmanager
+def told_first() -> Iterator[None]:
+    """Let an answer be written before Ctrl-C is heard, which then is raised; a second one is heard at once."""
+    before, heard = signal.getsignal(signal.SIGINT), False
+
+    def later(number: int, frame: FrameType | None) -> None:
+        nonlocal heard
+        heard = True
+        signal.signal(signal.SIGINT, before)
+
+    if before not in (_interrupt, signal.default_int_handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, later)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        raise KeyboardInterrupt
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

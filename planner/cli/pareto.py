@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from planner.cli.interrupts import told_first
 from planner.cli.options import AsFormat, AsJson, GpusAtMost, MaxLatency, MaxMemory, Sets, caps_of, check_file, limits_of
 from planner.cli.output import Format, Progress, say, say_json, warn
 from planner.cli.search import CODES, INTERRUPTED, ProblemName
@@ -65,7 +66,8 @@ def pareto(
         found = find(asked, objectives=pair, points=most, limits=limits, progress=progress)
     finally:
         progress.done()
-    _tell(found, out, json_ or format_ == Format.json, time.monotonic() - start)
+    with told_first():
+        _tell(found, out, json_ or format_ == Format.json, time.monotonic() - start)
     return INTERRUPTED if found.interrupted else CODES[found.status]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from planner.cli.interrupts import told_first
 from planner.cli.options import (
     AsFormat,
     AsJson,
@@ -105,16 +106,18 @@ def search(
     judged: list[JudgedProblem] = []
     for found, seconds in _answers(problems, objective.value, limits, top, certificate):
         answers.append((found, seconds))
-        folder = _write(found, out, seconds, None if sets or any(parts.values()) else judged) if out is not None else None
-        if not as_json and not all_:
-            _tell(found, seconds, None if sets or any(parts.values()) else problem, folder)
+        with told_first():
+            _certify(found, certificate)
+            folder = _write(found, out, seconds, None if sets or any(parts.values()) else judged) if out is not None else None
+            if not as_json and not all_:
+                _tell(found, seconds, None if sets or any(parts.values()) else problem, folder)
     if out is not None and all_ and judged and not answers[-1][0].interrupted:
         from planner.store import write_claims_summary
 
         write_claims_summary(judged, out)
     if as_json:
-        told = [{**found.to_dict(), "runtime_s": round(seconds, 3)} for found, seconds in answers]
-        say_json({"schema": RESULTS_SCHEMA, "results": told} if all_ else told[0])
+        with told_first():
+            _tell_json(answers, all_)
     elif all_:
         _tell_all(answers)
     return _code([found for found, _ in answers], all_)
@@ -155,8 +158,7 @@ def _check_outputs(out: Path | None, certificate: Path | None, every: bool) -> N
 def _answers(
     problems: list[Problem], objective: Any, limits: Any, top: int, certificate: Path | None
 ) -> Iterator[tuple[Result, float]]:
-    """Every problem's result with the seconds it took; the certificate is written besides, where one is asked for."""
-    from planner.certify.write import write_certificate
+    """Every problem's result with the seconds it took; a certificate that is asked for must be one that can be written."""
     from planner.search import search as find
     from planner.solve.searcher import inference_only
 
@@ -168,11 +170,17 @@ def _answers(
             found = find(problem, objective=objective, limits=limits, top=top, progress=progress)
         finally:
             progress.done()
-        if certificate is not None:
-            write_certificate(found, certificate)
         yield found, time.monotonic() - start
         if found.interrupted:
             return
+
+
+def _certify(found: Result, certificate: Path | None) -> None:
+    """Write the proof, where it is asked for."""
+    if certificate is not None:
+        from planner.certify.write import write_certificate
+
+        write_certificate(found, certificate)
 
 
 def _tell(found: Result, seconds: float, ref: str | None, folder: Path | None) -> None:
@@ -226,6 +234,12 @@ def _write(found: Result, out: Path, seconds: float, judged: list[JudgedProblem]
     if judged is not None and verdicts.every:
         judged.append(verdicts)
     return write_run(found, out, views, facts, verdicts)
+
+
+def _tell_json(answers: list[tuple[Result, float]], every: bool) -> None:
+    """The one result, or those of the whole library."""
+    told = [{**found.to_dict(), "runtime_s": round(seconds, 3)} for found, seconds in answers]
+    say_json({"schema": RESULTS_SCHEMA, "results": told} if every else told[0])
 
 
 def _tell_all(answers: list[tuple[Result, float]]) -> None:
