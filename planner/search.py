@@ -276,8 +276,17 @@ def _answer(problem: Problem, objective: Name, limits: Limits, best: _Answer | N
         exact, optimum = (asked, optimum) if few is None else under_all_loads(env, asked, optimum)
         optimum = placed_optimum(exact, optimum, plain_space)
     value = None if optimum.choice is None else in_unit(problem, objective, optimum.value)
-    order = OrderFound(problem.sizes.gpus, problem.space.size(), value, closed)
-    return _Answer(problem, env, asked, optimum, order)
+    size, late = _counted(problem.space)
+    optimum = replace(optimum, interrupted=True) if late else optimum
+    return _Answer(problem, env, asked, optimum, OrderFound(problem.sizes.gpus, size, value, closed))
+
+
+def _counted(space: SearchSpace) -> tuple[int, bool]:
+    """The plans of a space, and whether an interrupt came while they were counted: the answer is there, and told first."""
+    try:
+        return space.size(), False
+    except KeyboardInterrupt:
+        return space.size(), True
 
 
 def _without_plan(answer: _Answer, size: str, orders: tuple[OrderFound, ...]) -> Result:
