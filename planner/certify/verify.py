@@ -75,7 +75,8 @@ def verify(
 ) -> Verification:
     """Check a certificate, a file or its mapping; the first thing that does not hold ends it.
 
-    `samples` plans are drawn with `seed`. Raises `InputError` for what is no certificate of this version.
+    `samples` plans are drawn with `seed`, as many of each order of the GPUs. Raises `InputError` for what is no certificate of
+    this version.
     """
     if isinstance(samples, bool) or not 0 <= samples <= MOST_SAMPLES:
         raise InputError("samples", samples, f"a whole number from 0 to {MOST_SAMPLES}")
@@ -109,15 +110,16 @@ def _looks(
     yield "problem", lambda: _problem(read)
     yield "statement", lambda: _consistent(read)
     others += [Proof(read.of_other(other)) for other in read.others]
+    share = -(-samples // (1 + len(others)))
     yield "plan", lambda: check_winner(read, proof.env, proof.question)
     yield "branches", proof.check_branches
     yield "closed forms", proof.check_closed_forms
     yield "pipelines", proof.check_pipelines
     yield "experts apart", proof.check_apart
     yield "CP model", proof.check_model
-    yield "samples", lambda: proof.check_samples(samples, seed)
+    yield "samples", lambda: proof.check_samples(share, seed)
     for number, other in enumerate(others, 2):
-        yield f"order {number} of the GPUs", partial(_other_order, other, samples, seed)
+        yield f"order {number} of the GPUs", partial(_other_order, other, share, seed)
 
 
 def _other_order(proof: Proof, samples: int, seed: int) -> str:
