@@ -186,7 +186,9 @@ def _problem(read: Certificate) -> str:
         or len(read.rules) != len(rules) + len(orders)
     ):
         raise RefusedError("the rules of the space are not those that the certificate lists")
-    return f"{problem.name}: a space of {size} plans" + (f", the best of {len(claimed)} orders of the GPUs" if orders else "")
+    every_order = f", the best of {len(claimed)} orders of the GPUs" if orders else ""
+    every_placement = "; the bounds are claimed of every placement of the experts, by layer and with copies, too"
+    return f"{problem.name}: a space of {size} plans{every_order}{every_placement if read.any_placement else ''}"
 
 
 def _consistent(read: Certificate) -> str:

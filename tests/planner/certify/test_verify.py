@@ -254,6 +254,20 @@ network: {name: network, gb_per_s: 50, latency_us: 5.0, source: example}
     assert refusal(signed(faster)).startswith("problem: the model, cluster")
 
 
+@pytest.mark.parametrize("loads", [[8, 4, 2, 1], [[8, 4, 2, 1], [1, 1, 1, 9], [2, 1, 9, 4], [3, 7, 1, 1]]])
+def test_bounds_under_unequal_loads_are_those_of_every_placement(loads: list) -> None:
+    """With one load for all layers and with one for each, and a placement for each: the verdict says what the bound is of."""
+    work = {**SMALL["workload"], "expert_load": loads}
+    raw = certificate(search(load_problem({**SMALL, "workload": work}), details=False))
+    found = verify(raw, samples=FEW)
+    assert found.verified and found.whole, found.reason
+    told = {check.name: check.detail for check in found.checks}
+    assert raw["space"]["placements"] == "any" and "of every placement of the experts" in told["problem"]
+    for branch in raw["branches"]:
+        branch["pipelines"]["bound"] = branch["experts_apart"]["bound"] = None
+    assert "though there is said to be none" in refusal(signed(raw)) or "the closed form gives" in refusal(signed(raw))
+
+
 def test_the_verifier_asks_the_solver_in_one_place() -> None:
     """Nothing of the search is imported but by the writer, and by the module that solves the CP model again."""
     folder = Path(planner.__file__).parent / "certify"
