@@ -108,10 +108,13 @@ class Pricer:
             found.append(known[key])
         return found
 
+    def role_seconds(self, role: Role, sites: Sites) -> Array:
+        """Seconds of a role per row: the longest path over both streams."""
+        return longest_path(role, [np.broadcast_to(found, sites.index.shape) for found in self._each(role, sites)])
+
     def bill(self, role: Role, sites: Sites) -> RoleBill:
-        """Seconds (longest path over both streams), memory and traffic of a role per row."""
-        rows = sites.index.shape
-        seconds = longest_path(role, [np.broadcast_to(found, rows) for found in self._each(role, sites)])
+        """Seconds, memory and traffic of a role per row."""
+        rows, seconds = sites.index.shape, self.role_seconds(role, sites)
         weights, sent = np.zeros(rows), np.zeros(rows)
         for op in role.ops:
             for shard in op.weights:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.costs.pricer import RoleBill, Sites
+from planner.costs.pricer import Sites
 from planner.evaluate.setting import LayerKind, Setting
 from planner.evaluate.tables import expand_cases
 from planner.graph.experts import moe_rows, moe_table
 from planner.graph.flows import Floor, Flows, chance, smallest_block
 from planner.graph.moe import dispatch_role, local_role
+from planner.graph.ops import Role
 from planner.graph.rows import MoeRows
 from search_spaces.experts import ExpertPlacement, Form
 
@@ -46,6 +48,14 @@ class Mixture:
     def groups(self) -> int:
         """Groups of GPUs that hold experts."""
         return len(self.devices) // self.tensor_ways
+
+    @property
+    def priced_by(self) -> tuple[Hashable, ...]:
+        """What the price of a placement depends on: mixtures where this is the same cost the same."""
+        places = self.env.pricer.places
+        links = tuple(places.link_of[places.domain_of[np.asarray(self.devices)]].tolist())
+        where = (self.kind, places.pattern(self.devices), links)
+        return (self.layer, self.form, self.tensor_ways, self.tokens, self.shards, self.within, *where)
 
     @property
     def pairs(self) -> float:
@@ -93,12 +103,15 @@ class Mixture:
         )  # fmt: skip
 
     def _price(self, rows: MoeRows) -> Array:
-        return np.asarray(np.broadcast_to(self._bill(rows).seconds, rows.tokens.shape))
+        seconds = self.env.pricer.role_seconds(self._role(rows), self._sites(rows))
+        return np.asarray(np.broadcast_to(seconds, rows.tokens.shape))
 
-    def _bill(self, rows: MoeRows) -> RoleBill:
+    def _role(self, rows: MoeRows) -> Role:
         build = dispatch_role if self.form == "dispatch" else local_role
-        sites = Sites((self.devices,), np.zeros(rows.tokens.shape, dtype=np.int64), self.kind)
-        return self.env.pricer.bill(build(self.env.context, self.layer.layer, rows), sites)
+        return build(self.env.context, self.layer.layer, rows)
+
+    def _sites(self, rows: MoeRows) -> Sites:
+        return Sites((self.devices,), np.zeros(rows.tokens.shape, dtype=np.int64), self.kind)
 
     @property
     def kind(self) -> str:
@@ -119,7 +132,8 @@ class Mixture:
     def expert_bytes(self) -> float:
         """Bytes of one expert's weights on one GPU."""
         held, one = np.array([1, 2], dtype=np.int64), np.ones(2, dtype=np.int64)
-        found = self._bill(self._rows(held, one, one, 1.0, 1.0)).weight_bytes
+        rows = self._rows(held, one, one, 1.0, 1.0)
+        found = self.env.pricer.bill(self._role(rows), self._sites(rows)).weight_bytes
         return float(found[1] - found[0])
 
 

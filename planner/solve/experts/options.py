@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import lru_cache
 
@@ -13,7 +13,7 @@ from planner.graph.experts import Load
 from planner.solve.experts.costs import Mixture, Placement
 from planner.solve.experts.load import balance
 from planner.solve.experts.nodes import node_placements
-from planner.solve.experts.timed import fastest, quickly
+from planner.solve.experts.timed import Timed, fastest, quickly
 from search_spaces.attention import AttentionDomain, AttentionPartition
 from search_spaces.experts import ExpertDomain, Placed, contiguous_placement, spare_slots
 from search_spaces.sizes import Sizes, divisors
@@ -132,12 +132,13 @@ def refined(env: Setting, space: SearchSpace, choice: Choice) -> SearchSpace | N
     """The space of a choice with its placements open to faster ones for its own tokens; None where there is nothing to try."""
     rows = _mixture_loads(env)
     pins, tried, start = [], False, 0
+    known: dict[Hashable, Timed] = {}
     for stage in choice.stages:
         domain, own = _held(stage), {layer.load for layer in env.layers[start : start + stage.layers] if layer.moe}
         start += stage.layers
         mixture = mixture_of(env, space.sizes, choice, stage, different_loads(env)[0])
         if stage.experts is not None and mixture is not None and mixture.groups > 1:
-            faster = _faster(mixture, rows, own)
+            faster = _faster(mixture, rows, own, known)
             placement = tuple(dict.fromkeys((stage.experts.placement, *faster)))
             domain = replace(domain, placement=placement, serve_within=None, neighbours=env.cluster.neighbours)
             tried = tried or bool(faster)
@@ -158,9 +159,11 @@ def _held_space(space: SearchSpace, choice: Choice, pins: Sequence[tuple[StageCh
     )  # fmt: skip
 
 
-def _faster(mixture: Mixture, rows: Sequence[Load], inside: Container[Load]) -> tuple[Placed, ...]:
+def _faster(
+    mixture: Mixture, rows: Sequence[Load], inside: Container[Load], known: dict[Hashable, Timed]
+) -> tuple[Placed, ...]:
     """Fast placements, each with different slots: for the mean of the layers' loads, and for the own load of each layer that
-    the stage has `inside` (the others have that of the mean: no GPU of the stage holds them).
+    the stage has `inside` (the others have that of the mean: no GPU of the stage holds them). `known` are those for the mean.
     """
     every = tuple(dict.fromkeys(row for row in rows if row))
     mean = np.mean(_unequal(every), axis=0)
@@ -168,7 +171,10 @@ def _faster(mixture: Mixture, rows: Sequence[Load], inside: Container[Load]) -> 
     experts, found = mean.size, list[Placed]()
     for spare in spare_slots(experts, mixture.groups):
         slots = -(-experts // mixture.groups) + spare
-        (answer,) = fastest(mixture, mean[None], slots, effort=2)
+        key = (*mixture.priced_by, slots)
+        if key not in known:
+            (known[key],) = fastest(mixture, mean[None], slots, effort=2)
+        answer = known[key]
         found.append(answer.placement)
         if len(distinct) > 1:
             own = quickly(mixture, np.array(distinct), slots, answer.copies)

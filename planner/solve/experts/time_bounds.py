@@ -149,14 +149,10 @@ class _Room:
 
     def _most_pairs(self, mean: float) -> float:
         """Most pairs per GPU where GPUs read `mean` experts on average or more: on the hull of what single GPUs can do."""
-        best = -np.inf
-        for i, low in enumerate(self.counts):
-            if low >= mean:
-                best = max(best, float(self.most[i]))
-                continue
-            for j in range(i + 1, self.counts.size):
-                high = self.counts[j]
-                if high >= mean:
-                    part = (mean - low) / (high - low)
-                    best = max(best, float((1.0 - part) * self.most[i] + part * self.most[j]))
-        return best
+        more = self.counts >= mean
+        best = float(self.most[more].max(initial=-np.inf))
+        low, high = self.counts[~more][:, None], self.counts[more][None, :]
+        if not low.size or not high.size:
+            return best
+        part = (mean - low) / (high - low)
+        return max(best, float(((1.0 - part) * self.most[~more][:, None] + part * self.most[more]).max()))
