@@ -137,8 +137,9 @@ def _expert_words(stage: StageChoice, sizes: Sizes) -> list[str]:
     if experts.by_layer:
         lines.append("every layer has a placement of its own")
     copies = max(sum(len(places) for places in placed) for placed in rows) - sizes.experts
-    most = "at most " if experts.by_layer else ""
-    return [*lines, f"{most}{count(copies, 'extra expert')} as replicas that share the load"] if copies > 0 else lines
+    most, around = "at most " if experts.by_layer else "", experts.serve_within
+    share = f"serve the {around} GPUs around them first" if around else "share the load"
+    return [*lines, f"{most}{count(copies, 'extra expert')} as replicas that {share}"] if copies > 0 else lines
 
 
 def _span(values: list[int]) -> str:

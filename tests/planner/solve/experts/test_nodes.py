@@ -7,8 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from planner.errors import InputError
 from planner.evaluate.evaluation import evaluate
+from planner.plan import choice_to_dict, plan_space
 from planner.problem import Problem, load_problem
+from planner.report.words import ffn_words
 from planner.search import search
 from planner.solve.experts.nodes import node_placements
 from planner.solve.experts.searched import any_placement_bound
@@ -49,6 +52,9 @@ def test_copies_that_serve_their_own_node_are_found_where_the_network_is_slow() 
     assert best.choice.stages[0].experts.serve_within == 2  # type: ignore[union-attr]
     assert best.value < 0.99 * turns.value  # type: ignore[operator]
     assert best.bound <= best.value  # type: ignore[operator]
+    assert ffn_words(best.choice.stages[0], best.problem.space.sizes)[-1].endswith("serve the 2 GPUs around them first")
+    written = choice_to_dict(best.choice, best.problem.space.sizes)
+    assert best.choice in list(plan_space(written, problem().space, "").choices())
     inside = search(problem("1x4-h100"), details=False)
     assert inside.choice.stages[0].experts.serve_within == 0  # type: ignore[union-attr]
 
@@ -73,3 +79,23 @@ def test_no_placement_and_no_service_goes_below_the_bound(batch: int) -> None:
             )
     assert bound <= least
     assert bound > 0.5 * least
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"form": "local", "serve_within": 2}, "serve_within"),
+        ({"serve_within": 4}, "serve_within"),
+        ({"serve_within": 3, "tensor_ways": 2}, "serve_within"),
+        ({"serve_within": -1}, "serve_within"),
+        ({"serve_within": "near"}, "serve_within"),
+    ],
+)
+def test_neighbours_that_cannot_be_are_refused_by_name(wrong: dict[str, object], field: str) -> None:
+    groups = 2 if wrong.get("tensor_ways") == 2 else 4
+    placed = [[0, 1], *([e % groups] for e in range(1, 8))]
+    experts = {"form": "dispatch", "tensor_ways": 1, "placement": placed, "replicas": [2, *[1] * 7], **wrong}
+    stage = {"layers": 4, "devices": [0, 1, 2, 3], "attention": {"head_groups": 4}, "experts": experts}
+    plan = {"schema": "planner.plan/1", "replicas": 1, "micro_batches": 1, "stages": [stage]}
+    with pytest.raises(InputError, match=field):
+        plan_space(plan, problem().space, "plan")
