@@ -67,6 +67,11 @@ class Places:
         number: dict[int, int] = {}
         return tuple(number.setdefault(domain, len(number)) for domain in self.domain_of[np.asarray(ranks)].tolist())
 
+    def look(self, ranks: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What the price of a stage of one GPU kind depends on: which of its ranks share a domain, and the domains' links."""
+        domains = dict.fromkeys(self.domain_of[np.asarray(ranks)].tolist())
+        return self.pattern(ranks), tuple(self.link_of[list(domains)].tolist())
+
     def shape(self, family: Sequence[Array]) -> GroupShape:
         """The shape that prices a family of same-role groups which run at once, given as arrays [groups, ranks of a group].
 

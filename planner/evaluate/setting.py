@@ -33,11 +33,27 @@ class LayerKind:
         return self.layer.ffn.kind == "moe"
 
 
+@dataclass(frozen=True, slots=True)
+class MixtureCase:
+    """A mixture where it runs: a layer kind, form and tensor ways, tokens and residual split of a micro-batch, the GPU kind of
+    its stage and how its GPUs lie in domains (`Places.look`).
+    """
+
+    layer: LayerKind
+    form: str
+    tensor_ways: int
+    tokens: int
+    shards: int
+    kind: str
+    look: Hashable
+
+
 @dataclass(frozen=True)
 class Setting:
     """What is fixed while plans are compared; `rooms` holds what like problems of a sweep have found.
 
-    With `any_placement` a mixture costs what no placement of its experts goes below, whatever the plan says (a bound).
+    With `any_placement` a mixture costs what no placement of its experts goes below, whatever the plan says (a bound); `least`
+    has seconds that are known of some more exactly.
     """
 
     model: ModelSpec
@@ -46,6 +62,7 @@ class Setting:
     pricer: Pricer
     rooms: Rooms | None = field(default=None, compare=False, repr=False)
     any_placement: bool = False
+    least: tuple[tuple[MixtureCase, float], ...] = ()
 
     @cached_property
     def context(self) -> RoleContext:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from planner.costs.pricer import Site
 from planner.evaluate import tables
 from planner.evaluate.setting import Setting
 from planner.evaluate.shared import shared_sites
@@ -52,9 +51,9 @@ def price_blocks(env: Setting, blocks: Sequence[Block]) -> list[StageTable]:
 
 def _by_site(env: Setting, blocks: Sequence[Block], known: dict[Hashable, Any]) -> list[StageTable]:
     """The tables, put together from those of single sites: what is lacking in `known` is priced first."""
-    fixed = env.workload, env.any_placement
+    fixed = env.workload, env.any_placement, env.least
     kept: list[dict[Hashable, StageTable]] = [known.setdefault((fixed, replace(block, places=())), {}) for block in blocks]
-    looks = [[_look(env, place) for place in block.places] for block in blocks]
+    looks = [[env.pricer.places.look(place) for place in block.places] for block in blocks]
     lacking = [
         {look: place for look, place in zip(own, block.places, strict=True) if look not in room}
         for block, own, room in zip(blocks, looks, kept, strict=True)
@@ -96,13 +95,6 @@ def _combined(block: Block, parts: Sequence[StageTable], combine: Callable[[Sequ
         bill([part.receive for part in parts]),
         end([part.head for part in parts]),
     )
-
-
-def _look(env: Setting, place: Site) -> Hashable:
-    """What the price of a stage of one GPU kind depends on: which of its GPUs share a domain, and the links of the domains."""
-    domains = [env.cluster.domain_of[rank] for rank in place]
-    number = {domain: at for at, domain in enumerate(dict.fromkeys(domains))}
-    return tuple(number[domain] for domain in domains), tuple(env.cluster.tiers[domain] for domain in number)
 
 
 def _cut(table: StageTable, at: int) -> Slice:

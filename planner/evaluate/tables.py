@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -228,10 +228,27 @@ class _Pricing:
             tables = [moe_tables(layer.ffn, distinct, loads, [kind.row for kind in kinds])]
         found = [self._placed(layer, table, form[table.owner % count], own, site, tokens, width, shards) for table in tables]
         least = Bill(*(np.minimum.reduce([getattr(bill, f.name) for bill in found]) for f in fields(Bill)))
-        return [
+        bills = [
             Bill(*(getattr(least, f.name)[at : at + own.size] for f in fields(Bill)))
             for at in range(0, own.size * len(loads), own.size)
         ]
+        return self._raised(bills, kinds, distinct, own, site, tokens, shards) if self.env.least else bills
+
+    def _raised(
+        self, bills: list[Bill], kinds: list[LayerKind], distinct: list[tuple[ExpertPlacement, int]], own: Ints, site: Ints,
+        tokens: Ints, shards: Ints,
+    ) -> list[Bill]:  # fmt: skip
+        """Bills of any placement with the seconds that are known more exactly; `own` are the cases' options in `distinct`."""
+        looks = [self.env.pricer.places.look(place) for place in self.places]
+        seconds = [np.array(bill.seconds) for bill in bills]
+        for case, known in self.env.least:
+            options = [(p.form, p.tensor_ways) == (case.form, case.tensor_ways) for p, _ in distinct]
+            there = np.array([look == case.look for look in looks])[site] & (self.kind == case.kind)
+            at = there & np.array(options)[own] & (tokens == case.tokens) & (shards == case.shards)
+            for own_seconds, kind in zip(seconds, kinds, strict=True):
+                if kind == case.layer:
+                    own_seconds[at] = np.maximum(own_seconds[at], known)
+        return [replace(bill, seconds=one) for bill, one in zip(bills, seconds, strict=True)]
 
     def _placed(
         self, layer: Layer, table: MoeTable, dispatched: Ints, own: Ints, site: Ints, tokens: Ints, width: Ints, shards: Ints

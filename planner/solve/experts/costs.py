@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.costs.pricer import Sites
-from planner.evaluate.setting import LayerKind, Setting
+from planner.evaluate.setting import LayerKind, MixtureCase, Setting
 from planner.evaluate.tables import expand_cases
 from planner.graph.experts import moe_rows, moe_table
 from planner.graph.flows import Floor, Flows, chance, smallest_block
@@ -50,12 +49,10 @@ class Mixture:
         return len(self.devices) // self.tensor_ways
 
     @property
-    def priced_by(self) -> tuple[Hashable, ...]:
+    def case(self) -> MixtureCase:
         """What the price of a placement depends on: mixtures where this is the same cost the same."""
-        places = self.env.pricer.places
-        links = tuple(places.link_of[places.domain_of[np.asarray(self.devices)]].tolist())
-        where = (self.kind, places.pattern(self.devices), links)
-        return (self.layer, self.form, self.tensor_ways, self.tokens, self.shards, self.within, *where)
+        look = self.env.pricer.places.look(self.devices)
+        return MixtureCase(self.layer, self.form, self.tensor_ways, self.tokens, self.shards, self.kind, look)
 
     @property
     def pairs(self) -> float:
@@ -92,7 +89,9 @@ class Mixture:
         one, or with a `floor` no more than that of any placement.
         """
         rows = self._rows(active, active, routed, spread, reach)
-        return self._price(rows if floor is None else replace(rows, flows=Flows((floor,), np.zeros_like(active))))
+        if floor is not None:  # the last GPU has the fewest columns of a shared expert
+            rows = replace(rows, flows=Flows((floor,), np.zeros_like(active)), first=rows.ways - 1)
+        return self._price(rows)
 
     def _rows(self, experts: Ints, active: Ints, routed: Ints, spread: float, reach: float) -> MoeRows:
         """Rows of the role, one per GPU."""

@@ -171,7 +171,7 @@ def _faster(
     experts, found = mean.size, list[Placed]()
     for spare in spare_slots(experts, mixture.groups):
         slots = -(-experts // mixture.groups) + spare
-        key = (*mixture.priced_by, slots)
+        key = (mixture.case, slots)
         if key not in known:
             (known[key],) = fastest(mixture, mean[None], slots, effort=2)
         answer = known[key]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from planner.evaluate.setting import Setting, setting
+from planner.evaluate.setting import MixtureCase, Setting, setting
 from planner.solve.answer import Optimum
+from planner.solve.experts.least import least_cases
 from planner.solve.experts.lighter import floor_workload
 from planner.solve.experts.options import alone, refined
 from planner.solve.optimum import SpaceSearch
 from search_spaces.space import SearchSpace
+
+ROUNDS = 4
+"""Searches for a bound, at most: each knows the mixtures of the lowest plans before."""
 
 
 def placed_optimum(asked: SpaceSearch, optimum: Optimum, plain: SearchSpace) -> Optimum:
@@ -56,10 +60,22 @@ def with_better_placements(asked: SpaceSearch, optimum: Optimum) -> Optimum:
 
 
 def any_placement_bound(asked: SpaceSearch, space: SearchSpace) -> float:
-    """What no plan of a space goes below, wherever its experts are; `space` has no placements of its own."""
-    optimum = _any_placement(asked, space).run(prove=False)
-    if optimum.interrupted:
-        raise KeyboardInterrupt
+    """What no plan of a space goes below, wherever its experts are; `space` has no placements of its own.
+
+    The mixtures of the plan that is lowest are bounded more exactly, by whole experts, until that changes nothing: but not
+    where a few loads stand for many, which are hotter than any of them.
+    """
+    least: dict[MixtureCase, float] = {}
+    exact = floor_workload(asked.env.workload) is asked.env.workload
+    for _ in range(ROUNDS if exact else 1):
+        search = _any_placement(asked, space, tuple(least.items()))
+        optimum = search.run(prove=False)
+        if optimum.interrupted:
+            raise KeyboardInterrupt
+        found = least_cases(search.env, space.sizes, optimum.choice, least) if exact and optimum.choice is not None else {}
+        if not found:
+            break
+        least |= found
     return optimum.bound
 
 
@@ -71,7 +87,7 @@ def any_placement_floor(asked: SpaceSearch, space: SearchSpace) -> float:
     return min([*(search.bound(branch) for branch in branches), *floors], default=0.0)
 
 
-def _any_placement(asked: SpaceSearch, space: SearchSpace) -> SpaceSearch:
+def _any_placement(asked: SpaceSearch, space: SearchSpace, least: tuple[tuple[MixtureCase, float], ...] = ()) -> SpaceSearch:
     own = asked.env
-    least = setting(own.model, floor_workload(own.workload), own.cluster, own.pricer)
-    return SpaceSearch(replace(least, any_placement=True, rooms=None), space, asked.objective, asked.limits)
+    env = setting(own.model, floor_workload(own.workload), own.cluster, own.pricer)
+    return SpaceSearch(replace(env, any_placement=True, least=least, rooms=None), space, asked.objective, asked.limits)

@@ -110,6 +110,13 @@ def test_copies_are_left_out_where_the_memory_has_no_room_for_them() -> None:
     assert with_memory(needed / 4).status == "infeasible"
 
 
+def test_a_bound_by_whole_experts_comes_close() -> None:
+    workload = {"phase": "prefill", "batch": 16, "prompt": 4096, "expert_load": [900.0, 300, 200, 100, 50, 40, 30, 20]}
+    result = search(load_problem(model="mixtral-8x7b", cluster="1x8-h100", workload=workload), details=False)
+    assert result.gap is not None
+    assert 0.0 <= result.gap < 0.001
+
+
 def test_equal_loads_leave_the_space_as_it_is() -> None:
     even = problem(load=[1.0] * 8)
     assert found(even).problem.space == even.space
