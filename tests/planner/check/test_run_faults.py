@@ -197,8 +197,8 @@ def test_an_expert_that_nobody_serves(monkeypatch, form):
     case = sound(placed((), form))
     whole = moe.serving
 
-    def nowhere(chosen, experts):
-        return np.where(experts == 1, -1, whole(chosen, experts))
+    def nowhere(chosen, experts, *more):
+        return np.where(experts == 1, -1, whole(chosen, experts, *more))
 
     monkeypatch.setattr(moe, "serving", nowhere)
     monkeypatch.setattr(collectives, "serving", nowhere)
@@ -209,7 +209,7 @@ def test_tokens_that_reach_a_gpu_without_their_expert(monkeypatch):
     case = sound(placed((), "dispatch"))
     whole = moe.serving
     for module in (moe, collectives):
-        monkeypatch.setattr(module, "serving", lambda chosen, experts: 1 - whole(chosen, experts))
+        monkeypatch.setattr(module, "serving", lambda *given: 1 - whole(*given))
     departs(run(case), "NUM003", "expert_gate_proj")
 
 
@@ -220,7 +220,9 @@ def test_an_expert_served_twice(monkeypatch):
 
     def both(site):
         group = site.split.expert_group
-        monkeypatch.setattr(moe, "serving", lambda chosen, experts: np.where(experts == 3, group, whole(chosen, experts)))
+        monkeypatch.setattr(
+            moe, "serving", lambda chosen, experts, *more: np.where(experts == 3, group, whole(chosen, experts, *more))
+        )
         return table(site)
 
     whole = moe.serving
@@ -232,7 +234,7 @@ def test_an_expert_served_twice(monkeypatch):
 def test_a_replica_that_serves_all_of_the_tokens_is_right_and_still_found(monkeypatch, form):
     case = sound(placed(REPLICATED, form))
 
-    def first(chosen, experts):
+    def first(chosen, experts, *_):
         return np.array([held[0] for held in chosen.expert_groups])[experts]
 
     monkeypatch.setattr(moe, "serving", first)

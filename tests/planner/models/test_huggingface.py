@@ -224,7 +224,7 @@ def test_known_hazards_are_refused_in_any_family_and_pass_when_inactive(key):
         ({"sliding_window": 8}, "sliding_window"),
         ({"add_cross_attention": True}, "add_cross_attention"),
         ({"pruned_heads": {"1": [2]}}, "pruned_heads"),
-        ({"hidden_size": None}, "hidden_size is None"),
+        ({"hidden_size": None}, "hidden_size is missing"),
         ({"hidden_size": 0}, "hidden_size"),
         ({"hidden_size": "64"}, "hidden_size"),
         ({"hidden_size": 64.0}, "without a point"),

@@ -139,7 +139,7 @@ def test_catalog_models_can_be_written_as_mappings(name):
         ("layers", True, "layers is True"),
         ("layers", "2", "layers"),
         ("layers", 10_001, "from 1 to 10000"),
-        ("layers", None, "layers is None"),
+        ("layers", None, "layers is missing"),
         ("hidden", 2**41, "hidden"),
         ("hidden", 0, "hidden"),
         ("vocab", -1, "vocab"),
