@@ -1,4 +1,4 @@
-"""Skewed expert loads: ``python -m tests.benchmarks.experts [--loads PATH] [--eplb PATH] [--json]``.
+"""Skewed expert loads: ``python -m tests.benchmarks.experts [--loads PATH] [--eplb PATH] [--page FILE] [--json]``.
 
 Load: the fullest GPU over the mean, by layer: ours, EPLB (global and hierarchical), longest processing time first, and the
 proven lower bound. Time: the slowest GPU of a mixture with its all-to-all, for several numbers of tokens: ours, the
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from planner.clusters import load_cluster
 from planner.evaluate.setting import setting
+from planner.files import write_text_atomic
 from planner.models import load_model
 from planner.solve.experts.costs import Mixture
 from planner.solve.experts.load import Balanced, balance
@@ -36,6 +37,14 @@ Array = NDArray[np.float64]
 GOLDEN = Path(__file__).parent.parent / "golden" / "expert_loads.csv"
 CASES = ((32, 0), (32, 32), (32, 64), (64, 0), (64, 64))
 GPUS_PER_NODE, ROUTING_GROUPS = 8, 8
+ABOUT = """Written by
+`python -m tests.benchmarks.experts --loads counts.csv --name prefill_in4096 --tokens "" --page results/experts.md`.
+The fullest GPU over the mean for each of DeepSeek-V3's 58 layers with 256 experts, under loads measured with prompts of
+4,096 tokens (SGLang's expert statistics on 96 H100, sgl-project/sglang issue 6017). `bound` is what no placement goes
+below, `copies` are experts beyond one each in ours; `eplb_global` and `eplb_hierarchical` are the policies of
+deepseek-ai/EPLB (written anew from its description; the published file gives the same loads), `longest_first` is the
+greedy of the longest processing time, without copies.
+"""
 
 
 def read_loads(path: Path) -> dict[str, tuple[list[int], Array]]:
@@ -127,12 +136,20 @@ def summary_of_time(case: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def table(rows: list[dict[str, Any]]) -> str:
     """Rows as a Markdown table."""
-    print("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
     for row in rows:
-        print("| " + " | ".join(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()) + " |")
-    print()
+        lines.append("| " + " | ".join(f"{x:.4f}" if isinstance(x, float) else str(x) for x in row.values()) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def page(layers: list[int], cases: list[dict[str, Any]], path: Path) -> None:
+    """The loads of every layer as a page of `results`."""
+    text = "# Expert placement by layer\n\n" + ABOUT
+    for case in cases:
+        text += f"\n## {case['gpus']} GPUs, {case['spare']} spare slots\n\n{table(by_layer(layers, case))}"
+    write_text_atomic(path, text)
 
 
 def by_layer(layers: list[int], case: dict[str, Any]) -> list[dict[str, Any]]:
@@ -149,7 +166,7 @@ def main() -> None:
     parser.add_argument("--eplb", type=Path, help="the published eplb.py")
     parser.add_argument("--tokens", default="32,512,16384", help="tokens of a pass for the times; empty for none")
     parser.add_argument("--timed-layers", type=int, default=8, help="layers that are timed, spread over all")
-    parser.add_argument("--layers", action="store_true", help="a row for every layer")
+    parser.add_argument("--page", type=Path, help="write a row for every layer there")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     module = load_public_eplb(asked.eplb) if asked.eplb else None
@@ -165,12 +182,11 @@ def main() -> None:
         if asked.json:
             continue
         print(f"## {name}\n")
-        show([summary_of_load(case) for case in in_loads])
+        print(table([summary_of_load(case) for case in in_loads]))
         if times:
-            show([summary_of_time(case) for case in times])
-        for case in in_loads if asked.layers else []:
-            print(f"{case['gpus']} GPUs, {case['spare']} spare slots\n")
-            show(by_layer(layers, case))
+            print(table([summary_of_time(case) for case in times]))
+        if asked.page:
+            page(layers, in_loads, asked.page)
     if asked.json:
         print(json.dumps(told))
 
