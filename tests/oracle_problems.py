@@ -28,7 +28,8 @@ MOST_PLANS = 2500
 DECISIONS = (
     "segments", "uneven heads", "stages of different sizes", "replicas", "micro-batches", "context parallel prefill",
     "context parallel decode", "sequence parallel", "expert placement", "expert copies", "experts apart", "waves", "mixed GPUs",
-    "unequal domains", "strided context", "strided batch", "attention last", "tight memory", "infeasible",
+    "unequal domains", "copies near the sender", "strided context", "strided batch", "attention last", "tight memory",
+    "infeasible",
 )  # fmt: skip
 """What random problems leave open, or have that makes them hard."""
 
@@ -161,6 +162,8 @@ def _space(rng: random.Random, model: dict[str, object]) -> dict[str, object]:
         if rng.random() < 0.2:
             placement = [list(held) for held in _placement(rng, experts)]
             found["experts"] |= {"placement": placement, "replicas": [len(held) for held in placement]}  # type: ignore[operator]
+            if form == "dispatch" and any(len(held) > 1 for held in placement):
+                found["experts"] |= {"serve_within": [0, 1, 2]}  # type: ignore[operator]
     return found
 
 
@@ -254,6 +257,7 @@ def _made(space: SearchSpace, choice: Choice) -> set[str]:
             ("segments", partition.dimension_segments > 1), ("sequence parallel", partition.sequence_parallel),
             ("uneven heads", len(set(partition.heads(space.sizes.heads))) > 1), ("experts apart", stage.separate),
             ("expert copies", experts is not None and any(len(held) > 1 for held in experts.placement)),
+            ("copies near the sender", experts is not None and experts.serve_within > 0),
             ("strided context", partition.order == "context_inner"), ("strided batch", partition.order == "batch_inner"),
             ("attention last", stage.separate and stage.devices[0] > stage.devices[-1]),
         ):  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import isclose
 
 from planner.check.findings import Finding
@@ -62,6 +62,15 @@ def _as_placed(flow: Flow, ffn: Ffn, placed: ExpertPlacement, load: Load, ways: 
 def _own_bytes(piece: Piece, tokens: int, ways: int) -> float:
     """Bytes of the largest part of the tokens of a micro-batch, as wide as those of a piece."""
     return -(-tokens // ways) * piece.shape[-1] * dtype_bytes(piece.dtype)
+
+
+def served_share(placed: ExpertPlacement, held: Sequence[int], group: int, ways: int) -> float:
+    """What part of the pairs of an expert, held by the groups `held`, one of them serves."""
+    within, found = placed.serve_within or ways, 0.0
+    for first in range(0, ways, within):
+        near = [other for other in held if first <= other * placed.tensor_ways < first + within] or held
+        found += min(within, ways - first) / ways * (group in near) / len(near)
+    return found
 
 
 def _chances(ffn: Ffn, placed: ExpertPlacement, load: Load, groups: int, near: range) -> list[float]:

@@ -13,6 +13,7 @@ from math import ceil
 
 import numpy as np
 
+from planner.check.destinations import served_share
 from planner.check.findings import Finding
 from planner.check.index import Index
 from planner.check.reference import Tokens, Trace
@@ -112,7 +113,7 @@ def _heads(node: Node, split: Split, dims: AttentionDims) -> Iterator[Finding]:
 
 
 def _rows(node: Node, split: Split, load: tuple[float, ...], tokens: int) -> Iterator[Finding]:
-    """A GPU's experts get their share of the routed tokens, and replicas of an expert equal shares of it."""
+    """A GPU's experts get their share of the routed tokens, and replicas of an expert the shares that the plan gives them."""
     ffn = split.layer.ffn if split.layer is not None else None
     if ffn is None or node.output is None:
         return
@@ -120,7 +121,8 @@ def _rows(node: Node, split: Split, load: tuple[float, ...], tokens: int) -> Ite
         yield _error("WORK005", node, "its layer has no experts", node.name, ffn.kind)
         return
     weights = load or (1.0,) * ffn.experts
-    own = sum(weights[expert] / len(split.expert_groups[expert]) for expert in split.experts)
+    ways, groups = len(split.at.stage.expert_devices), split.expert_groups
+    own = sum(weights[e] * served_share(split.placement, groups[e], split.expert_group, ways) for e in split.experts.tolist())
     wanted = ceil(round(tokens * ffn.top_k * own / sum(weights), 6))
     if node.output.shape[0] != wanted:
         message = f"GPU {node.devices[0]} serves {node.output.shape[0]} routed tokens, and its experts' share is {wanted}"

@@ -86,16 +86,12 @@ class Floor:
         return float(np.interp(experts, np.arange(len(self.kept)), self.kept))
 
     def _times(self, place: Ints) -> float:
-        """How many times larger than its part of all pairs a group's part of those of GPUs of other domains may be.
-
-        A copy of an expert that has others serves its own block and, where that is not all, at least one block without any:
-        each with no smaller a part of all senders than the smallest has. Where blocks are no parts of domains, what leaves one
-        may come from a group's own block alone.
+        """How many times larger than its part of all pairs a group's part of those of a few senders may be: GPUs of one block
+        in one domain are served alike, and so no fewer have it than are in the smallest such part.
         """
         blocks = np.arange(place.size) // self.within
-        smallest = float(smallest_block(np.array(place.size), np.array(self.within))) / place.size
-        inside = np.unique(np.stack([blocks, place]), axis=1).shape[1] == int(blocks[-1]) + 1
-        return max(1.0, 0.5 / smallest) if inside else 1.0 / smallest
+        count = np.unique(np.stack([blocks, place]), axis=1, return_counts=True)[1]
+        return place.size / float(count.min())
 
 
 def smallest_block(ways: Ints, within: Ints) -> Ints:

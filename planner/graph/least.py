@@ -13,6 +13,8 @@ from planner.model import Ffn
 from search_spaces.experts import ExpertPlacement, most_held, serves
 
 EVERYTHING = (1.0, np.inf)
+BELOW = 1.0 - 1e-9
+"""So that what is rounded up to whole tokens is not one more by the last digit of a number."""
 INTERVALS = ((1.0, 1.2), (1.2, 1.6), (1.6, 3.0), (3.0, np.inf))
 """Intervals that the fullest group's pairs may lie in, over the mean of all groups: the least of all of them is a bound."""
 
@@ -33,9 +35,9 @@ def least_tables(
     routed pairs in the interval `fullest`, over the mean of the groups.
 
     Some GPU gets at least the lower end of it, for the fewest experts that get as much (those with most). Some GPU reads at
-    least the mean of the experts in use, rounded up, with a pair for each. Some GPU holds at least the mean of the experts. The
-    groups that a token goes to grow with the groups' parts of its pairs, a concave function: they are fewest where as few
-    groups as can be have the largest part.
+    least the mean of the experts in use, rounded up, with a pair for each. Some GPU holds at least the mean of the experts, and
+    every GPU the columns of a shared expert that the last one has. The groups that a token goes to grow with the groups' parts
+    of its pairs, a concave function: they are fewest where as few groups as can be have the largest part.
 
     Where copies may serve the `neighbours` GPUs around them first, a group may get all pairs of experts with copies from its
     own block of GPUs; there are no more such experts than slots beyond one for each.
@@ -52,7 +54,7 @@ def least_tables(
     kept = np.concatenate([np.zeros((len(loads), 1)), np.cumsum(-np.sort(-weights, axis=1), axis=1)], axis=1)
     spare = np.where(within > 0, groups * _most_held(ffn.experts, groups) - ffn.experts, 0)
     copied = kept[owner // len(placements), np.minimum(spare, ffn.experts)]
-    spread = ((1.0 - copied) * chance(high, ffn.top_k) + copied * part * chance(high / part, ffn.top_k)) / high
+    spread = ((1.0 - copied) * chance(high, ffn.top_k) + copied * part * chance(high / part, ffn.top_k)) / high * BELOW
     reach = part * chance(low / part, ffn.top_k)
     reads = np.arange(owner.size) % 2 == 1
     falling, first = np.diff(kept, axis=1)[owner // len(placements)], kept[owner // len(placements), :-1]
@@ -62,7 +64,7 @@ def least_tables(
     floors = enumerate(zip(*columns, strict=True))
     flows = tuple(Floor(tuple(kept[at // len(placements)].tolist()), ffn.top_k, *row) for at, row in floors)
     read = np.where(reads, 1.0 / groups, 1.0)
-    return MoeTable(owner, ways, tensor, -(-ffn.experts // groups), np.zeros_like(owner), spread, reach, shares, read, flows)
+    return MoeTable(owner, ways, tensor, -(-ffn.experts // groups), ways - 1, spread, reach, shares, read, flows)
 
 
 def _within(placement: ExpertPlacement, ways: int, neighbours: int) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from planner.costs.pricer import Sites
 from planner.evaluate.setting import LayerKind, MixtureCase, Setting
 from planner.evaluate.tables import expand_cases
-from planner.graph.experts import moe_rows, moe_table
+from planner.graph.experts import MoeTable, moe_rows, moe_table
 from planner.graph.flows import Floor, Flows, chance, smallest_block
 from planner.graph.moe import dispatch_role, local_role
 from planner.graph.ops import Role
@@ -117,12 +117,20 @@ class Mixture:
         """GPU kind of the stage."""
         return self.env.cluster.device_kinds[self.devices[0]]
 
+    def placed_load(self, placements: list[Placement], loads: list[tuple[float, ...]]) -> Array:
+        """Load of the fullest group over the mean, of each placement under its loads [n]."""
+        tables = [self._table(placement, load) for placement, load in zip(placements, loads, strict=True)]
+        return np.array([float(table.shares.sum(axis=1).max()) * self.groups for table in tables])
+
+    def _table(self, placement: Placement, load: tuple[float, ...]) -> MoeTable:
+        option = ExpertPlacement(self.form, self.tensor_ways, 0, placement, serve_within=self.within)
+        return moe_table(self.layer.layer.ffn, [(option, len(self.devices))], load)
+
     def placed_seconds(self, placements: list[Placement], loads: list[tuple[float, ...]]) -> Array:
         """Seconds of the slowest GPU of each placement under its loads [n], as the planner prices a plan."""
         found = []
         for placement, load in zip(placements, loads, strict=True):
-            option = ExpertPlacement(self.form, self.tensor_ways, 0, placement, serve_within=self.within)
-            table = moe_table(self.layer.layer.ffn, [(option, len(self.devices))], load)
+            table = self._table(placement, load)
             _, entry, _ = expand_cases(table.owner, np.zeros(1, dtype=np.int64))
             tokens, ways, shards = (np.full(entry.shape, x) for x in (self.tokens, len(self.devices), self.shards))
             found.append(float(self._price(moe_rows(table, entry, tokens, ways, shards, self.layer.layer.ffn.top_k)).max()))

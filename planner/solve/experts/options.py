@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from planner.errors import InputError
 from planner.evaluate.setting import Setting
 from planner.graph.experts import Load
 from planner.solve.experts.costs import Mixture, Placement
@@ -64,6 +65,9 @@ def with_placements(env: Setting, space: SearchSpace) -> SearchSpace:
     def opened(domain: ExpertDomain, widths: set[int]) -> ExpertDomain:
         if domain.placement is not None:
             return domain
+        if not set(domain.serve_within or ()) <= {0, env.cluster.neighbours}:
+            allowed = f"0 or {env.cluster.neighbours}, the GPUs of a scale-up domain, where the placement is open"
+            raise InputError("space.experts.serve_within", list(domain.serve_within or ()), allowed)
         counts = _group_counts(space.sizes.experts, domain, widths)
         tensor = domain.tensor_ways if domain.tensor_ways and len(domain.tensor_ways) == 1 else (1,)
         near = env.cluster.neighbours // tensor[0]
@@ -133,14 +137,15 @@ def refined(env: Setting, space: SearchSpace, choice: Choice) -> SearchSpace | N
     rows = _mixture_loads(env)
     pins, tried, start = [], False, 0
     known: dict[Hashable, Timed] = {}
-    for stage in choice.stages:
+    for index, stage in enumerate(choice.stages):
         domain, own = _held(stage), {layer.load for layer in env.layers[start : start + stage.layers] if layer.moe}
         start += stage.layers
         mixture = mixture_of(env, space.sizes, choice, stage, different_loads(env)[0])
         if stage.experts is not None and mixture is not None and mixture.groups > 1:
             faster = _faster(mixture, rows, own, known)
             placement = tuple(dict.fromkeys((stage.experts.placement, *faster)))
-            domain = replace(domain, placement=placement, serve_within=None, neighbours=env.cluster.neighbours)
+            asked = (space.layout[index].experts if space.layout else space.experts).serve_within
+            domain = replace(domain, placement=placement, serve_within=asked, neighbours=env.cluster.neighbours)
             tried = tried or bool(faster)
         pins.append((stage, domain))
     return _held_space(space, choice, pins) if tried else None

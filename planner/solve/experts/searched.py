@@ -87,7 +87,14 @@ def any_placement_floor(asked: SpaceSearch, space: SearchSpace) -> float:
     return min([*(search.bound(branch) for branch in branches), *floors], default=0.0)
 
 
+def _served_anyhow(space: SearchSpace) -> SearchSpace:
+    """The space whoever copies serve: a bound prices no placement, and so none has copies."""
+    layout = tuple(replace(pin, experts=replace(pin.experts, serve_within=None)) for pin in space.layout)
+    return replace(space, layout=layout, experts=replace(space.experts, serve_within=None))
+
+
 def _any_placement(asked: SpaceSearch, space: SearchSpace, least: tuple[tuple[MixtureCase, float], ...] = ()) -> SpaceSearch:
     own = asked.env
+    space = _served_anyhow(space)
     env = setting(own.model, floor_workload(own.workload), own.cluster, own.pricer)
     return SpaceSearch(replace(env, any_placement=True, least=least, rooms=None), space, asked.objective, asked.limits)

@@ -69,10 +69,10 @@ def _summary(env: Setting, sizes: Sizes, choice: Choice, index: int) -> Placemen
     slots = max(max(Counter(g for places in placement for g in places).values()) for placement in placed)
     rows = np.array(loads)
     mean = rows.sum(axis=1) / groups
-    every = placed, [plain] * len(loads)
-    load, consecutive = (np.array([largest_load(*at, groups) for at in zip(rows, ps, strict=True)]) / mean for ps in every)
     served = replace(mixture, within=stage.experts.serve_within)
-    seconds, plainly = served.placed_seconds(placed, loads), mixture.placed_seconds(every[1], loads)
+    load = served.placed_load(placed, loads)
+    consecutive = np.array([largest_load(row, plain, groups) for row in rows]) / mean
+    seconds, plainly = served.placed_seconds(placed, loads), mixture.placed_seconds([plain] * len(loads), loads)
     bounds = time_bounds(served, rows / rows.sum(axis=1, keepdims=True), slots, seconds)
     worst, slowest = int(load.argmax()), int(seconds.argmax())
     copies = max(sum(map(len, placement)) for placement in placed) - sizes.experts

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.graph.least import BELOW
 from planner.solve.experts.bounds import load_bounds
 from planner.solve.experts.costs import CLEAR, CostTable, Mixture, cost_table
 
@@ -38,7 +39,7 @@ def time_bounds(mixture: Mixture, shares: Array, slots: int, seconds: Array) -> 
         most, falling, cases = min(1.0, 2.0 * part * WIDER**INTERVALS), np.sort(row)[::-1], []
         for low, cap in zip(parts[:-1].tolist(), parts[1:].tolist(), strict=True):
             whole = min(cap, 1.0)  # parts of at most this much: a token goes to the fewest groups where they are largest
-            spread, reach = mixture.reach(whole) / whole, mixture.reach(low)
+            spread, reach = mixture.reach(whole) / whole * BELOW, mixture.reach(low)
             table = cost_table(mixture, slots, most, spread, reach, mixture.floor(row, slots, spread, reach))
             cases.append(_Case(mixture, table, falling, slots, cap))
         found.append(_time_bound(cases, known))

@@ -150,3 +150,14 @@ def test_no_flow_goes_below_the_floor_of_all_placements(
                 assert below <= own * (1 + 1e-9) + 1e-12
             assert least.spread[0] <= table.spread[0] * (1 + 1e-9)
             assert least.reach[0] <= table.reach[0] * (1 + 1e-9)
+
+
+def test_the_floor_is_below_two_nodes_that_each_hold_all_but_a_few() -> None:
+    placed = ((0, 2), (1, 3), (0, 2), (1, 3), (0,), (1,), (2,), (3,))
+    placement = ExpertPlacement("dispatch", 1, 0, placed, serve_within=2)
+    even = (1.0,) * 8
+    (flow,) = moe_table(FFN, [(placement, 4)], even).flows
+    (floor,) = least_tables(FFN, [(ExpertPlacement("dispatch"), 4)], [even], neighbours=2).flows
+    assert floor is not None
+    assert flow is not None
+    assert floor.parts((0, 0, 1, 1))[0] <= flow.parts((0, 0, 1, 1))[0]

@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from planner.check.findings import errors
+from planner.check.validate import check_choice
 from planner.errors import InputError
 from planner.evaluate.evaluation import evaluate
 from planner.plan import choice_to_dict, plan_space
@@ -99,3 +101,48 @@ def test_neighbours_that_cannot_be_are_refused_by_name(wrong: dict[str, object],
     plan = {"schema": "planner.plan/1", "replicas": 1, "micro_batches": 1, "stages": [stage]}
     with pytest.raises(InputError, match=field):
         plan_space(plan, problem().space, "plan")
+
+
+@pytest.mark.parametrize(
+    ("form", "tokens", "load", "placed", "ffn"),
+    [
+        ("dispatch", (1, 64), (0, 0, 0, 1, 1, 1, 1, 0), (0, 1, 2, 0, 1, 2, 3, 3), {"top_k": 1, "hidden": 128}),
+        ("local", (16, 4096), (100, 100, 98, 98, 2, 2, 0, 0), (2, 3, 0, 1, 2, 3, 0, 1), {"hidden": 128, "shared_hidden": 4097}),
+    ],
+)
+def test_the_bound_holds_to_the_last_token_and_column(
+    form: str, tokens: tuple[int, int], load: tuple[float, ...], placed: tuple[int, ...], ffn: dict[str, int]
+) -> None:
+    model = {**MODEL, "layers": 1, "hidden": 1024, "ffn": {**MODEL["ffn"], **ffn}}  # type: ignore[dict-item]
+    workload = {"phase": "prefill", "batch": tokens[0], "prompt": tokens[1], "expert_load": load}
+    space = {**ONE_STAGE, "experts": {"form": form, "tensor_ways": 1}}
+    asked = load_problem(model=model, cluster="1x4-h100", workload=workload, space=space)  # type: ignore[arg-type]
+    plain = replace(asked.space, experts=replace(asked.space.experts, placement=((),)))
+    env = env_of(asked)
+    choice = SpaceSearch(env, plain).run().choice
+    assert choice is not None
+    experts = ExpertPlacement(form, 1, 0, tuple((group,) for group in placed))  # type: ignore[arg-type]
+    found = evaluate(env, asked.space.sizes, replace(choice, stages=(replace(choice.stages[0], experts=experts),)))
+    assert any_placement_bound(SpaceSearch(env, plain), plain) <= found.latency_s * (1 + 1e-12)
+
+
+def test_a_search_keeps_to_the_neighbours_that_were_asked_for() -> None:
+    result = search(problem(serve_within=2), details=False)
+    assert result.choice is not None
+    assert result.choice.stages[0].experts.serve_within == 2  # type: ignore[union-attr]
+    assert result.status == "feasible" or result.gap == pytest.approx(0.0, abs=1e-9)
+    assert 0 < result.bound <= result.value  # type: ignore[operator]
+    with pytest.raises(InputError, match="serve_within"):
+        search(problem("4x2-h100", serve_within=4), details=False)
+
+
+def test_a_copy_on_the_other_node_is_busier_than_two_on_one() -> None:
+    asked = problem()
+    placed = ((0, 1, 2), (1,), (0,), (1,), (2,), (3,), (3,), (3,))
+    choice = (
+        SpaceSearch(env_of(asked), replace(asked.space, experts=replace(asked.space.experts, placement=((),)))).run().choice
+    )
+    assert choice is not None
+    experts = ExpertPlacement("dispatch", 1, 0, placed, serve_within=2)
+    plan = replace(choice, stages=(replace(choice.stages[0], experts=experts),))
+    assert not errors(check_choice(env_of(asked), asked.space.sizes, plan))
