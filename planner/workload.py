@@ -47,6 +47,10 @@ class Training:
     stack: str = TRAINING_STACK
 
 
+UNSEEN = 1e-4
+"""Load of an expert that no token was counted for, over the mean: the next token may still choose it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Workload:
     """A batch of sequences in one phase.
@@ -55,7 +59,8 @@ class Workload:
     decode: each of `batch` sequences, holding `context` tokens in its KV cache, gets one token per step.
     training: one optimizer step on `batch` sequences (written `global_batch`) of `prompt` tokens (written `sequence`).
     `expert_load` gives each routed expert's share of the tokens relative to the mean, per MoE layer or one row for all
-    (empty: equal loads). `keep_kv_cache` says whether prefill leaves its KV cache in memory.
+    (empty: equal loads; no count at all is read as a ten-thousandth of the mean). `keep_kv_cache` says whether prefill
+    leaves its KV cache in memory.
     """
 
     phase: Phase
@@ -222,8 +227,10 @@ def _load(fields: Fields, row: object, path: str) -> tuple[float, ...]:
     total, count = sum(row), len(row)
     if total <= 0:
         raise InputError(path, row, "loads that are not all zero", fields.source)
+    seen: list[float] = [x or UNSEEN * total / count for x in row]
+    total = sum(seen)
     even = abs(total - count) <= 1e-9 * count  # already relative to the mean: keep the very numbers
-    return tuple(float(x) if even else float(x * count / total) for x in row)
+    return tuple(float(x) if even else float(x * count / total) for x in seen)
 
 
 def _is_load(value: object) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from planner.check.findings import errors
+from planner.check.run import run_choice
 from planner.check.validate import check_choice
 from planner.errors import InputError
 from planner.evaluate.evaluation import evaluate
@@ -18,6 +19,7 @@ from planner.search import search
 from planner.solve.experts.nodes import node_placements
 from planner.solve.experts.searched import any_placement_bound
 from planner.solve.optimum import SpaceSearch
+from planner.workload import load_workload, workload_to_dict
 from search_spaces.experts import ExpertPlacement, legal_placement, most_held
 from tests.planner.solve.experts.test_search import MODEL, ONE_STAGE, env_of
 
@@ -146,3 +148,15 @@ def test_a_copy_on_the_other_node_is_busier_than_two_on_one() -> None:
     experts = ExpertPlacement("dispatch", 1, 0, placed, serve_within=2)
     plan = replace(choice, stages=(replace(choice.stages[0], experts=experts),))
     assert not errors(check_choice(env_of(asked), asked.space.sizes, plan))
+
+
+@pytest.mark.parametrize("form", ["local", "dispatch"])
+def test_a_gpu_whose_experts_were_never_chosen_still_runs(form: str) -> None:
+    workload = {"phase": "prefill", "batch": 4, "prompt": 24, "expert_load": [1, 1, 1, 1, 1, 1, 0, 0]}
+    space = {**ONE_STAGE, "experts": {"form": form, "tensor_ways": 1, "placement": "consecutive"}}
+    asked = load_problem(model=MODEL, cluster="1x4-h100", workload=workload, space=space)  # type: ignore[arg-type]
+    assert load_workload(workload_to_dict(asked.workload)) == asked.workload
+    choice = search(asked, details=False).choice
+    assert choice is not None
+    assert not errors(check_choice(env_of(asked), asked.space.sizes, choice))
+    assert run_choice(env_of(asked), asked.space.sizes, choice).matches_unsplit_model
