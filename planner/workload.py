@@ -228,9 +228,9 @@ def _load(fields: Fields, row: object, path: str) -> tuple[float, ...]:
     if total <= 0:
         raise InputError(path, row, "loads that are not all zero", fields.source)
     seen: list[float] = [x or UNSEEN * total / count for x in row]
-    total = sum(seen)
-    even = abs(total - count) <= 1e-9 * count  # already relative to the mean: keep the very numbers
-    return tuple(float(x) if even else float(x * count / total) for x in seen)
+    whole = sum(seen)
+    even = abs(whole - count) <= 1e-9 * count  # already relative to the mean: keep the very numbers
+    return tuple(float(x) if even else float(x * count / whole) for x in seen)
 
 
 def _is_load(value: object) -> bool:
