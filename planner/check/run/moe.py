@@ -104,7 +104,8 @@ def serving(split: Split, experts: Ints, senders: Ints | None = None) -> Ints:
     """
     groups, placed = split.expert_groups, split.placement
     within = placed.serve_within or len(split.at.stage.expert_devices)
-    blocks = np.zeros(len(experts), dtype=np.int64) if senders is None else senders // within
+    alike = np.zeros(len(experts), dtype=np.int64)
+    blocks = alike if senders is None or not placed.serve_within else senders // within
     found = np.array([held[0] for held in groups], dtype=np.int64)[experts]
     for expert in (e for e, held in enumerate(groups) if len(held) > 1):
         held = np.array(groups[expert], dtype=np.int64)

@@ -24,7 +24,9 @@ from planner.models import load_model
 from planner.workload import Workload
 from search_spaces.attention import AttentionPartition
 from search_spaces.experts import ExpertPlacement, rows_of
+from search_spaces.stages import StageChoice
 from tests.planner.check.test_run_faults import DECODE, DENSE, MIXED, PREFILL, REPLICATED, plan, run
+from tests.planner.check.test_validate import case as plan_case
 from tests.planner.plans import Case, cases, gqa, mla
 
 MARGIN = 1e-6
@@ -158,6 +160,14 @@ def test_forced_routes_give_every_expert_and_replica_tokens(form, workload):
             served = _served(forced, layer, micro)
             assert set(served) == {(expert, group) for expert, held in enumerate(REPLICATED) for group in held}
             assert min(served.values()) >= (2 if workload is PREFILL else 1)
+
+
+def test_copies_on_gpus_of_their_own_take_turns_for_all_senders():
+    """However many more GPUs send than hold experts."""
+    stage = StageChoice(2, tuple(range(8)), AttentionPartition(6), 6, ExpertPlacement("separate", 1, 2, REPLICATED))
+    found = run(plan_case(MIXED, (stage,)))
+    assert found.matches_unsplit_model
+    assert not errors(found.findings)
 
 
 def _served(world: World, layer: int, micro: int) -> dict[tuple[int, int], int]:

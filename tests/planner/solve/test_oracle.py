@@ -12,6 +12,8 @@ from tests.oracle_problems import DECISIONS, MOST_PLANS, brute_forces, case_sett
 PROBLEMS = 208
 TIERED = 24
 CHUNK = 8
+NEAR = (192, 243, 393, 439)
+"""Problems in which copies of experts may serve the GPUs around them first."""
 
 
 @pytest.mark.parametrize("first", range(0, PROBLEMS, CHUNK))
@@ -37,6 +39,14 @@ def test_brute_force_agrees_on_several_tiers(first: int) -> None:
     assert {"mixed GPUs", "unequal domains", "strided batch", "strided context"} <= seen
 
 
+@pytest.mark.parametrize("seed", NEAR)
+def test_brute_force_agrees_where_copies_serve_their_neighbours(seed: int) -> None:
+    problem = random_case(seed)
+    brute = brute_forces(case_setting(problem), problem.space)
+    assert not disagreements(problem, brute)
+    assert "copies near the sender" in brute.decisions
+
+
 def test_random_problems_cover_every_decision() -> None:
     """Each decision, tight memory and no plan at all come up; this looks at the spaces alone where it can."""
     seen: set[str] = set()
@@ -44,7 +54,7 @@ def test_random_problems_cover_every_decision() -> None:
         problem = tiered_case(seed)
         if problem.space.size() <= 400:
             seen |= brute_forces(case_setting(problem), problem.space).decisions
-    for seed in range(60):
+    for seed in (*range(60), *NEAR):
         problem = random_case(seed)
         if problem.space.size() <= 400 and not set(DECISIONS) <= seen:
             seen |= brute_forces(case_setting(problem), problem.space).decisions
