@@ -67,12 +67,12 @@ def any_placement_bound(asked: SpaceSearch, space: SearchSpace) -> float:
     """
     least: dict[MixtureCase, float] = {}
     exact = floor_workload(asked.env.workload) is asked.env.workload
-    for _ in range(ROUNDS if exact else 1):
+    for left in reversed(range(ROUNDS if exact else 1)):
         search = _any_placement(asked, space, tuple(least.items()))
         optimum = search.run(prove=False)
         if optimum.interrupted:
             raise KeyboardInterrupt
-        found = least_cases(search.env, space.sizes, optimum.choice, least) if exact and optimum.choice is not None else {}
+        found = least_cases(search.env, space.sizes, optimum.choice, least) if left and optimum.choice is not None else {}
         if not found:
             break
         least |= found

@@ -27,6 +27,7 @@ from planner.solve.answer import Limits
 from planner.solve.objective import NAMES, Caps, Name
 from search_spaces.space import SearchSpace
 from search_spaces.stages import Choice
+from tests.planner.certify.small import MIXED_MODEL
 from tests.planner.certify.tamper import change, signed
 
 APART: dict[str, Any] = {
@@ -35,12 +36,7 @@ APART: dict[str, Any] = {
     "space": {"experts": {"form": "separate"}, "replicas": [1, 2]},
 }  # fmt: skip
 MIXED = {
-    "model": {
-        "name": "mixed", "hidden": 512, "vocab": 1000, "layers": 5,
-        "attention": {"heads": 8, "kv_heads": 2, "head_dim": 64},
-        "ffn": {"kind": "moe", "hidden": 256, "experts": 8, "top_k": 2},
-        "layer_overrides": [{"layers": "0-1", "ffn": {"kind": "dense", "hidden": 2048}}],
-    },
+    "model": MIXED_MODEL,
     "workload": {"phase": "prefill", "batch": 4, "prompt": 256},
     "space": {
         "replicas": [1, 2], "micro_batches": [1, 2], "experts": {"form": "separate", "tensor_ways": 1}, "in_flight": [1, 2],

@@ -14,15 +14,11 @@ from planner.certify.thin import needed
 from planner.evaluate.setting import setting
 from planner.evaluate.stage import stage_price, view
 from planner.problem import Problem, load_problem
+from tests.planner.certify.small import MIXED_MODEL
 
 Array = NDArray[np.float64]
 MIXED = {
-    "model": {
-        "name": "mixed", "hidden": 512, "vocab": 1000, "layers": 5,
-        "attention": {"heads": 8, "kv_heads": 2, "head_dim": 64},
-        "ffn": {"kind": "moe", "hidden": 256, "experts": 8, "top_k": 2},
-        "layer_overrides": [{"layers": "0-1", "ffn": {"kind": "dense", "hidden": 2048}}],
-    },
+    "model": MIXED_MODEL,
     "workload": {"phase": "decode", "batch": 16, "context": 4096}, "cluster": "2x4-h100", "space": {"replicas": [1, 2]},
 }  # fmt: skip
 
