@@ -31,18 +31,15 @@ def check_destinations(model: ModelSpec, workload: Workload, choice: Choice, tok
             yield _error(node, "it has destinations, and no experts", "destinations", "none")
             continue
         placed, load = experts.at(rows[node.layer]), loads[node.layer]
-        usual = not load and not placed.placement
-        if usual or node.flow is None:
-            if node.flow is not None or not usual:
-                yield _error(
-                    node, "its bytes go elsewhere than to the plan's experts", str(node.flow)[:80], "none" if usual else "some"
-                )
-        elif not _as_placed(node.flow, model.layers[node.layer].ffn, placed, load, len(node.devices)):
-            yield _error(node, "its bytes go elsewhere than to the plan's experts", str(node.flow)[:80], str(placed)[:80])
-        elif node.output is not None and not isclose(
-            node.flow.own_bytes, own := _own_bytes(node.output, tokens, len(node.devices))
-        ):
-            yield _error(node, "a GPU has more or fewer bytes of its own", str(node.flow.own_bytes), str(own))
+        usual, flow, ways = not load and not placed.placement, node.flow, len(node.devices)
+        ffn = model.layers[node.layer].ffn
+        if (flow is not None) if usual else (flow is None or not _as_placed(flow, ffn, placed, load, ways)):
+            wanted = "none" if usual else str(placed)[:80]
+            yield _error(node, "its bytes go elsewhere than to the plan's experts", str(flow)[:80], wanted)
+        elif flow is not None and node.output is not None:
+            own = _own_bytes(node.output, tokens, ways)
+            if not isclose(flow.own_bytes, own):
+                yield _error(node, "a GPU has more or fewer bytes of its own", str(flow.own_bytes), str(own))
 
 
 def _as_placed(flow: Flow, ffn: Ffn, placed: ExpertPlacement, load: Load, ways: int) -> bool:
